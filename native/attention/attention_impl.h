@@ -1,0 +1,12 @@
+#pragma once
+
+#include "attention/attention.h"
+
+namespace {
+
+template <class Isa>
+constexpr capax::AttentionKernels attention_kernels() {
+  return {};
+}
+
+}  // namespace

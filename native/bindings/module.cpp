@@ -1,0 +1,28 @@
+// The Python module. Each concern binds itself in a file of its own beside this one;
+// only this folder knows Python. Bindings check dtype, contiguity and extent, then release
+// the GIL around the native call.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings/bindings.h"
+#include "kernels.h"
+
+namespace nb = nanobind;
+
+NB_MODULE(_native, m) {
+  m.doc() = "Native kernels of capax.";
+  m.def("isa", [] { return std::string(capax::kernels().isa); }, "Name of the chosen instruction set.");
+  m.def(
+      "supported_isas",
+      [] {
+        std::vector<std::pair<std::string, std::string>> names;
+        nb::list result;
+        for (const capax::Kernels* table : capax::supported_kernels())
+          result.append(nb::make_tuple(table->isa, table->description));
+        return result;
+      },
+      "(name, needs) of each instruction set this CPU and build can run, the widest first.");
+  m.def("select_isa", &capax::select_kernels, nb::arg("name"),
+        "Choose an instruction set by name; False if it cannot run here.");
+}

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "matmul/matmul.h"
+
+namespace {
+
+template <class Isa>
+constexpr capax::MatmulKernels matmul_kernels() {
+  return {};
+}
+
+}  // namespace
