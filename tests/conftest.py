@@ -1,0 +1,23 @@
+"""Fixtures shared by all rooms."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from capax.errors import CapaxError
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct file: CAPAX_TEST_MODEL, or what the registry has."""
+    from capax.files.registry import resolve
+
+    name = os.environ.get("CAPAX_TEST_MODEL", "smollm2-135m")
+    try:
+        path = resolve(name)
+    except CapaxError as error:
+        pytest.skip(f"needs the real model, run 'capax pull smollm2-135m' first ({error})")
+    return path
