@@ -1,0 +1,176 @@
+"""What GGUF's reader and writer share: limits, value types and arrays of the header."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from capax.errors import FileFormatError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_KV = 65_536
+MAX_TENSORS = 1_000_000
+MAX_STRING_NBYTES = 64 << 20
+MAX_KEY_NBYTES = 65_535
+DEFAULT_ALIGNMENT = 32
+MIN_ALIGNMENT, MAX_ALIGNMENT = 8, 65_536
+
+Scalar: TypeAlias = bool | int | float | str
+
+
+class ValueType(IntEnum):
+    """Types of a metadata value, as stored in the file."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+
+_NUMPY_TYPES = {
+    ValueType.UINT8: "<u1",
+    ValueType.INT8: "<i1",
+    ValueType.UINT16: "<u2",
+    ValueType.INT16: "<i2",
+    ValueType.UINT32: "<u4",
+    ValueType.INT32: "<i4",
+    ValueType.FLOAT32: "<f4",
+    ValueType.BOOL: "<u1",
+    ValueType.UINT64: "<u8",
+    ValueType.INT64: "<i8",
+    ValueType.FLOAT64: "<f8",
+}
+STRUCTS = {
+    ValueType.UINT8: struct.Struct("<B"),
+    ValueType.INT8: struct.Struct("<b"),
+    ValueType.UINT16: struct.Struct("<H"),
+    ValueType.INT16: struct.Struct("<h"),
+    ValueType.UINT32: struct.Struct("<I"),
+    ValueType.INT32: struct.Struct("<i"),
+    ValueType.FLOAT32: struct.Struct("<f"),
+    ValueType.BOOL: struct.Struct("<B"),
+    ValueType.UINT64: struct.Struct("<Q"),
+    ValueType.INT64: struct.Struct("<q"),
+    ValueType.FLOAT64: struct.Struct("<d"),
+}
+U32, U64 = STRUCTS[ValueType.UINT32], STRUCTS[ValueType.UINT64]
+
+
+class GGUFArray(Sequence[Scalar]):
+    """An array of the header, left in the mapped file until it is read.
+
+    `len` is free. The first access to an item decodes the whole array once and keeps it.
+    """
+
+    __slots__ = ("_buffer", "_count", "_end", "_items", "_start", "item_type")
+
+    def __init__(
+        self,
+        item_type: ValueType,
+        count: int,
+        buffer: mmap.mmap | bytes,
+        start: int,
+        end: int,
+    ) -> None:
+        self.item_type = item_type
+        self._count = count
+        self._buffer = buffer
+        self._start = start
+        self._end = end
+        self._items: list[Scalar] | None = None
+
+    def raw(self) -> bytes:
+        """Return the encoded items as they stand in the file (a copy)."""
+        return bytes(self._buffer[self._start : self._end])
+
+    def to_numpy(self) -> npt.NDArray[np.generic]:
+        """Return a numeric array (bool as uint8) as a read-only view of the file."""
+        dtype = np.dtype(_NUMPY_TYPES[self.item_type])
+        return np.frombuffer(self._buffer, dtype, self._count, self._start)
+
+    def to_list(self) -> list[Scalar]:
+        """Return the items as Python values; the list belongs to this array."""
+        if self._items is None:
+            if self.item_type is ValueType.STRING:
+                self._items = list(_decode_strings(self.raw(), self._count))
+            elif self.item_type is ValueType.BOOL:
+                self._items = [bool(x) for x in self.to_numpy().tolist()]
+            else:
+                self._items = self.to_numpy().tolist()
+        return self._items
+
+    def to_bytes_list(self) -> list[bytes]:
+        """Return the items of a string array undecoded."""
+        if self.item_type is not ValueType.STRING:
+            raise FileFormatError(f"an array of {self.item_type.name} holds no strings")
+        return list(_split_strings(self.raw(), self._count))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Scalar]:
+        return iter(self.to_list())
+
+    @overload
+    def __getitem__(self, index: int) -> Scalar: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Scalar]: ...
+    def __getitem__(self, index: int | slice) -> Scalar | list[Scalar]:
+        return self.to_list()[index]
+
+    def __repr__(self) -> str:
+        return f"GGUFArray({self.item_type.name} x {self._count})"
+
+
+MetadataValue: TypeAlias = Scalar | GGUFArray
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A metadata value with the exact type to store it as.
+
+    For an array, `type` is the type of its items and `value` a sequence.
+    """
+
+    value: Scalar | Sequence[Scalar]
+    type: ValueType
+
+
+def check_alignment(value: int, where: str) -> int:
+    """Return `value` if GGUF allows it as `general.alignment`; `where` is for the error."""
+    if not MIN_ALIGNMENT <= value <= MAX_ALIGNMENT or value & (value - 1):
+        raise FileFormatError(
+            f"{where}: general.alignment is {value}; a power of two between "
+            f"{MIN_ALIGNMENT} and {MAX_ALIGNMENT} is needed"
+        )
+    return value
+
+
+def _split_strings(raw: bytes, count: int) -> Iterator[bytes]:
+    unpack, position = U64.unpack_from, 0
+    for _ in range(count):
+        start = position + 8
+        position = start + unpack(raw, position)[0]
+        yield raw[start:position]
+
+
+def _decode_strings(raw: bytes, count: int) -> Iterator[str]:
+    for item in _split_strings(raw, count):
+        yield item.decode("utf-8", "surrogateescape")
