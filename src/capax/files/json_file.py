@@ -1,0 +1,55 @@
+"""Read the JSON objects that come with models, without Python's leniencies.
+
+Python's `json` keeps the last of two equal keys without a word, and runs into its own
+limits on deep nesting and huge integers; here all of these are a `FileFormatError`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from capax.errors import FileFormatError
+
+
+def read_json_object(path: Path, max_nbytes: int) -> dict[str, Any]:
+    """Read the object in the file at `path`, which may have at most `max_nbytes`."""
+    try:
+        with open(path, "rb") as f:
+            raw = f.read(max_nbytes + 1)
+    except OSError as e:
+        raise FileFormatError(f"cannot open {path}: {e.strerror or e}") from e
+    if len(raw) > max_nbytes:
+        raise FileFormatError(f"{path}: is larger than the {max_nbytes:,} bytes allowed")
+    return parse_json_object(raw, str(path), allow_nonfinite=True)
+
+
+def parse_json_object(raw: bytes, what: str, *, allow_nonfinite: bool = False) -> dict[str, Any]:
+    """Parse UTF-8 JSON that must be an object; `what` names it in the error.
+
+    `allow_nonfinite` admits NaN and Infinity, which `json.dump` writes into configs.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]  # add returns None
+            raise FileFormatError(f"{what}: key {twice!r} appears twice")
+        return found
+
+    def constant(name: str) -> float:
+        if not allow_nonfinite:
+            raise ValueError(f"{name} is not JSON")
+        return float(name)
+
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except UnicodeDecodeError as e:
+        raise FileFormatError(f"{what} is not valid UTF-8 at byte {e.start}") from e
+    except (ValueError, RecursionError) as e:
+        raise FileFormatError(f"{what} is not valid JSON: {e}") from e
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{what} is a JSON {type(value).__name__}; an object is needed")
+    return value
