@@ -1,0 +1,1 @@
+"""Side-by-side runs of capax and its peers; each writes JSON and a picture."""

@@ -1,0 +1,43 @@
+"""What every engine under measurement can do.
+
+A peer lives in a process of its own (`benchmarks.worker`), so that engines share no threads and
+peak memory belongs to one engine. Times are what the engine needs, without tokenizing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+# Ordinary token ids, fixed, so that every engine sees the same work. The multiplier and the modulus
+# are coprime: no id comes twice within one prompt.
+FIRST_ID, N_IDS, STRIDE = 100, 30_011, 7_919
+
+
+def prompt_ids(n_tokens: int) -> list[int]:
+    """Return `n_tokens` distinct ordinary token ids, the same on every call."""
+    return [FIRST_ID + (i * STRIDE) % N_IDS for i in range(n_tokens)]
+
+
+class Peer(Protocol):
+    """One loaded model in one engine."""
+
+    def prefill(self, n_tokens: int) -> float:
+        """Return the seconds from an empty cache to the logits of the last of `n_tokens`."""
+        ...
+
+    def decode(self, n_tokens: int, depth: int) -> float:
+        """Return the seconds for `n_tokens` single-token steps after `depth` tokens of context."""
+        ...
+
+    def version(self) -> str:
+        """Return the name and version of the engine with the settings that matter."""
+        ...
+
+
+def peak_rss_bytes() -> int:
+    """Return this process's peak resident memory."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM line: this needs Linux")

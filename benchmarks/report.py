@@ -1,0 +1,245 @@
+"""Turn `engine.json` into the README's table and a picture.
+
+    python -m benchmarks.report --results benchmarks/results --readme README.md
+
+The table goes between the markers `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->` of
+every page named; nothing else of a page is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+MIB = 2**20
+NAMES = {
+    "capax": "capax",
+    "llama_cpp_q4_1": "llama.cpp, same file",
+    "llama_cpp_q4_0": "llama.cpp, Q4_0 repacked",
+    "ctranslate2_int8": "CTranslate2 int8",
+}
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    capax: str
+    peer: str
+    result: str
+    target: str
+    met: bool
+
+
+def speed_row(what: str, experiment: dict[str, Any], peer: str, target: float) -> Row:
+    """Compare median rates: how many times as fast as the peer."""
+    ours = experiment["engines"]["capax"]["tokens_per_second"]["median"]
+    theirs = experiment["engines"][peer]["tokens_per_second"]["median"]
+    ratio = ours / theirs
+    return Row(
+        what,
+        f"{ours:,.0f} tok/s",
+        f"{NAMES[peer]}: {theirs:,.0f} tok/s",
+        f"{ratio:.2f} ×",
+        f"≥ {target:.1f} ×",
+        ratio >= target,
+    )
+
+
+def prefill_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Prefill against each peer."""
+    what = f"prefill of {experiment['n_tokens']} tokens"
+    yield speed_row(what, experiment, "llama_cpp_q4_1", 8.0)
+    yield speed_row(what, experiment, "llama_cpp_q4_0", 4.0)
+    yield speed_row(what, experiment, "ctranslate2_int8", 1.7)
+
+
+def decode_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Decode from an empty context."""
+    what = "decode at depth 0"
+    yield speed_row(what, experiment, "llama_cpp_q4_1", 3.0)
+    yield speed_row(what, experiment, "llama_cpp_q4_0", 2.0)
+
+
+def decode_deep_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Decode after a long context."""
+    what = f"decode at depth {experiment['depth']:,}, f16 KV"
+    yield speed_row(what, experiment, "llama_cpp_q4_1", 4.0)
+
+
+def process_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Whole process to the first token."""
+    ours = experiment["engines"]["capax"]["seconds"]["median"]
+    theirs = experiment["engines"]["llama_cpp"]["seconds"]["median"]
+    yield Row(
+        "whole process, start to first token",
+        f"{ours * 1000:,.0f} ms",
+        f"llama-cpp-python: {theirs * 1000:,.0f} ms",
+        f"{ours / theirs:.2f} × its time",
+        "≤ 0.80 ×",
+        ours <= 0.8 * theirs,
+    )
+
+
+def memory_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Peak memory over what must be in memory."""
+    over = experiment["capax_over_file_and_kv_bytes"] / MIB
+    peaks = experiment["peak_rss_bytes"]
+    yield Row(
+        f"peak RSS, context {experiment['context']:,}",
+        f"{peaks['capax'] / MIB:,.0f} MiB",
+        f"{NAMES['llama_cpp_q4_1']}: {peaks['llama_cpp_q4_1'] / MIB:,.0f} MiB",
+        f"file + KV + {over:,.0f} MiB",
+        "≤ file + KV + 60 MiB",
+        over <= 60,
+    )
+
+
+def perplexity_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Quality: the same text through float32 transformers."""
+    difference = experiment["relative_difference"]
+    n_windows, window = experiment["n_windows"], experiment["window"]
+    yield Row(
+        f"perplexity, WikiText-2 validation, {n_windows} windows of {window}",
+        f"{experiment['capax']['perplexity']:.4f}",
+        f"transformers float32: {experiment['transformers_float32']['perplexity']:.4f}",
+        f"{difference:+.3%}",
+        "within 0.3 %",
+        abs(difference) <= 0.003,
+    )
+
+
+def roofline_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Shares of what the machine's probe reached."""
+    for what, unit, target in (("decode", "GB/s", 0.70), ("prefill", "Gmac/s", 0.55)):
+        part = experiment[what]
+        yield Row(
+            part["what"],
+            f"{part['achieved']:,.1f} {unit}",
+            f"probed peak: {part['probed']:,.1f} {unit}",
+            f"{part['share']:.2f}",
+            f"≥ {target:.2f}",
+            part["share"] >= target,
+        )
+
+
+ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
+    "decode": decode_rows,
+    "prefill": prefill_rows,
+    "decode_deep": decode_deep_rows,
+    "roofline": roofline_rows,
+    "process": process_rows,
+    "memory": memory_rows,
+    "perplexity": perplexity_rows,
+}
+
+
+def table(experiments: dict[str, Any]) -> str:
+    """Return the Markdown table of all experiments that were run, with where and when."""
+    rows = [
+        row for name, make in ROWS.items() if name in experiments for row in make(experiments[name])
+    ]
+    lines = [
+        "| what | capax | compared with | result | aim | |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        verdict = "reached" if row.met else "not reached"
+        cells = (row.what, row.capax, row.peer, f"**{row.result}**", row.target, verdict)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n\n" + provenance(experiments)
+
+
+def provenance(experiments: dict[str, Any]) -> str:
+    """Say with which model, machine, versions and when the experiments were measured."""
+    latest = max(experiments.values(), key=lambda e: str(e["measured"]))
+    machine, packages = latest["machine"], latest["packages"]
+    commits = sorted({e["commit"] for e in experiments.values()})
+    return (
+        f"{latest['model']['name']} ({latest['model']['bytes'] / 1e6:.0f} MB), "
+        f"{latest['threads']} threads on {machine['cpu']} "
+        f"(family/model {machine['cpu_family_model']}, {', '.join(machine['isa'])}), "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; medians of {latest['rounds']} alternations; "
+        f"llama-cpp-python {packages['llama-cpp-python']} compiled for this machine, "
+        f"CTranslate2 {packages['ctranslate2']}, transformers {packages['transformers']}; "
+        f"{latest['measured'][:10]}, commit {', '.join(commits)}. "
+        "Repeat with `make bench`.\n"
+    )
+
+
+def insert(page: str, text: str) -> str:
+    """Put `text` between a page's markers; raise ValueError when it does not have both."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page needs the lines '{BEGIN}' and '{END}'")
+    return f"{before}{BEGIN}\n{text.strip()}\n{END}{after}"
+
+
+def draw(experiments: dict[str, Any], path: Path) -> None:
+    """Draw the rates of all engines, one panel per experiment: medians, with lines min to max."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = [
+        (title, experiments[name]["engines"])
+        for name, title in (
+            ("prefill", f"prefill, {experiments.get('prefill', {}).get('n_tokens')} tokens"),
+            ("decode", "decode, depth 0"),
+            ("decode_deep", f"decode, depth {experiments.get('decode_deep', {}).get('depth')}"),
+        )
+        if name in experiments
+    ]
+    if not panels:
+        return
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 2.6), squeeze=False)
+    for axis, (title, engines) in zip(axes[0], panels, strict=True):
+        names = list(engines)[::-1]
+        speeds = [engines[name]["tokens_per_second"] for name in names]
+        medians = [speed["median"] for speed in speeds]
+        below = [speed["median"] - speed["min"] for speed in speeds]
+        above = [speed["max"] - speed["median"] for speed in speeds]
+        colors = ["#2f6f8f" if name == "capax" else "#b9bec4" for name in names]
+        axis.barh([NAMES[name] for name in names], medians, color=colors)
+        axis.errorbar(medians, range(len(names)), xerr=[below, above], fmt="none", ecolor="#444")
+        for index, median in enumerate(medians):
+            axis.text(median, index + 0.28, f" {median:,.0f}", va="center", fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("tokens per second")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.15)
+        axis.tick_params(labelsize=8)
+        if axis is not axes[0][0] and names == list(panels[0][1])[::-1]:
+            axis.set_yticklabels([])
+    model = max(experiments.values(), key=lambda e: str(e["measured"]))["model"]["name"]
+    figure.suptitle(f"{model}, 2 threads", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> int:
+    """Write the picture and renew the tables of the pages named."""
+    parser = argparse.ArgumentParser(description="table and picture of the measured results")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--readme", type=Path, action="append", default=[], help="pages to renew")
+    options = parser.parse_args()
+    experiments = json.loads((options.results / "engine.json").read_text())["experiments"]
+    draw(experiments, options.results / "engine.png")
+    text = table(experiments)
+    for page in options.readme:
+        page.write_text(insert(page.read_text(encoding="utf-8"), text), encoding="utf-8")
+    if not options.readme:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""One engine in a process of its own, driven by lines of JSON.
+
+    python -m benchmarks.worker llama_cpp MODEL --threads 2 --context 4608 --option kv=f16
+
+Each line of standard input is a request, `{"do": "prefill", "n_tokens": 512}` or
+`{"do": "decode", "n_tokens": 32, "depth": 4096}`; the answer is `{"seconds": ...}`. The request
+`{"do": "state"}` is answered with `{"version", "peak_rss_bytes"}`; the end of input ends it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.peers.base import Peer, peak_rss_bytes
+
+ENGINES = ("capax", "llama_cpp", "ctranslate2_int8")
+
+
+def load(engine: str, model: str, threads: int, context: int, options: dict[str, str]) -> Peer:
+    """Load `model` in the named engine; each engine is imported only in its own process."""
+    if engine == "capax":
+        from benchmarks.peers.capax_engine import Capax
+
+        return Capax(model, threads, context, kv=options.get("kv", "f16"))
+    if engine == "llama_cpp":
+        from benchmarks.peers.llama_cpp import LlamaCpp
+
+        flash = options.get("flash_attention", "on") == "on"
+        kv = options.get("kv", "f16")
+        return LlamaCpp(Path(model), threads, context, kv=kv, flash_attention=flash)
+    from benchmarks.peers.ctranslate2_int8 import CTranslate2Int8
+
+    return CTranslate2Int8(Path(model), threads, context)
+
+
+def main() -> int:
+    """Serve requests until the end of input."""
+    parser = argparse.ArgumentParser(description="one engine, driven by lines of JSON")
+    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("model")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--context", type=int, default=4608)
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
+    arguments = parser.parse_args()
+    options = dict(option.split("=", 1) for option in arguments.option)
+    # Whatever a library prints goes to standard error: the answers keep standard output to
+    # themselves.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    peer = load(arguments.engine, arguments.model, arguments.threads, arguments.context, options)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "prefill":
+            answer: dict[str, float | str] = {"seconds": peer.prefill(request["n_tokens"])}
+        elif request["do"] == "decode":
+            answer = {"seconds": peer.decode(request["n_tokens"], request["depth"])}
+        else:
+            answer = {"version": peer.version(), "peak_rss_bytes": peak_rss_bytes()}
+        print(json.dumps(answer), file=answers, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

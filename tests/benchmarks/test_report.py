@@ -1,0 +1,80 @@
+"""The README's table is made from the measured file, and says so when an aim is missed."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+
+ABOUT = {
+    "measured": "2026-01-02T03:04:05+00:00",
+    "commit": "0123456789ab",
+    "threads": 2,
+    "rounds": 5,
+    "model": {"name": "tiny.gguf", "bytes": 98_000_000},
+    "machine": {
+        "cpu": "A Processor",
+        "cpu_family_model": "1/2",
+        "isa": ["avx2", "fma"],
+        "memory_bytes": 8 * 2**30,
+    },
+    "packages": {"llama-cpp-python": "1", "ctranslate2": "2", "transformers": "3"},
+}
+
+
+def rate(median: float) -> dict[str, Any]:
+    return {"tokens_per_second": {"min": median - 1, "median": median, "max": median + 2}}
+
+
+def experiments() -> dict[str, Any]:
+    engines = {"capax": rate(600.0), "llama_cpp_q4_1": rate(200.0), "llama_cpp_q4_0": rate(300.0)}
+    return {
+        "decode": ABOUT | {"n_tokens": 64, "depth": 0, "engines": engines},
+        "memory": ABOUT
+        | {
+            "context": 2048,
+            "peak_rss_bytes": {"capax": 230 * 2**20, "llama_cpp_q4_1": 240 * 2**20},
+            "capax_over_file_and_kv_bytes": 61 * 2**20,
+        },
+    }
+
+
+def test_ratios_are_of_medians() -> None:
+    rows = list(report.decode_rows(experiments()["decode"]))
+    assert [row.result for row in rows] == ["3.00 ×", "2.00 ×"]
+    assert all(row.met for row in rows)
+
+
+def test_a_missed_aim_is_said() -> None:
+    measured = experiments()
+    measured["decode"]["engines"]["capax"] = rate(599.0)
+    assert report.table(experiments()).count("| not reached |") == 1
+    assert report.table(measured).count("| not reached |") == 3
+
+
+def test_the_table_names_machine_date_and_commit() -> None:
+    text = report.table(experiments())
+    for fact in ("tiny.gguf", "2 threads", "A Processor", "8 GiB", "2026-01-02", "0123456789ab"):
+        assert fact in text
+
+
+def test_insert_replaces_only_what_is_between_the_markers() -> None:
+    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    once = report.insert(page, "new")
+    assert once == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
+    assert report.insert(once, "new") == once
+
+
+@pytest.mark.parametrize("page", ["", report.BEGIN, f"{report.END} {report.BEGIN}"])
+def test_a_page_without_both_markers_is_refused(page: str) -> None:
+    with pytest.raises(ValueError, match="needs the lines"):
+        report.insert(page, "new")
+
+
+def test_the_picture_needs_no_display(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    measured = copy.deepcopy(experiments())
+    report.draw(measured, tmp_path / "engine.png")
+    assert (tmp_path / "engine.png").read_bytes().startswith(b"\x89PNG")
