@@ -1,12 +1,433 @@
 #pragma once
 
+#include <math.h>
+
 #include "attention/attention.h"
+#include "isa/isa.h"
+#include "norms/exp.h"
 
 namespace {
 
+// ---- elements of the cache --------------------------------------------------------------------
+
+template <class Isa>
+struct F32Cache {
+  using T = float;
+  static constexpr bool scaled = false;
+  static inline typename Isa::F load(const T* p) { return Isa::load(p); }
+};
+template <class Isa>
+struct F16Cache {
+  using T = uint16_t;
+  static constexpr bool scaled = false;
+  static inline typename Isa::F load(const T* p) { return Isa::load_f16(p); }
+};
+template <class Isa>
+struct Bf16Cache {
+  using T = uint16_t;
+  static constexpr bool scaled = false;
+  static inline typename Isa::F load(const T* p) { return Isa::load_bf16(p); }
+};
+template <class Isa>
+struct I8Cache {
+  using T = int8_t;
+  static constexpr bool scaled = true;
+  static inline typename Isa::F load(const T* p) { return Isa::load_i8(p); }
+};
+
+// ---- append -----------------------------------------------------------------------------------
+
+// Quantise n values to int8 with one scale, scale = max|x| / 127. A row with a non-finite value gets
+// a NaN scale: it must not come back as an innocent number.
+static inline float quantise_i8(const float* x, int64_t n, int8_t* out, int64_t stride) {
+  float top = 0.0f, poison = 0.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    const float a = fabsf(x[i]);
+    top = a > top ? a : top;
+    poison += x[i] * 0.0f;
+  }
+  const float inverse = top > 0.0f ? 127.0f / top : 0.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    float scaled = nearbyintf(x[i] * inverse);
+    scaled = scaled > 127.0f ? 127.0f : scaled >= -127.0f ? scaled : -127.0f;
+    out[i * stride] = static_cast<int8_t>(scaled);
+  }
+  return top / 127.0f + poison;
+}
+
+template <class Isa>
+static void append_kv(const capax::KVView& view, const float* k, int64_t ldk, const float* v, int64_t ldv,
+                      int64_t n_tokens, int64_t position0, int32_t head_begin, int32_t head_end) {
+  using namespace capax;
+  const int64_t k_dim = view.layout.k_dim, v_dim = view.layout.v_dim, v_stride = kv_v_stride(view.layout);
+  for (int64_t t = 0; t < n_tokens; ++t) {
+    const int64_t position = position0 + t, slot = position % kPageTokens;
+    for (int32_t head = head_begin; head < head_end; ++head) {
+      const KVHead at = kv_head_at(view, position / kPageTokens, head);
+      const float* key = k + t * ldk + head * k_dim;
+      const float* value = v + t * ldv + head * v_dim;
+      switch (view.layout.type) {
+        case KVType::f32: {
+          float* to = reinterpret_cast<float*>(at.k) + slot;
+          for (int64_t d = 0; d < k_dim; ++d) to[d * kPageTokens] = key[d];
+          memcpy(reinterpret_cast<float*>(at.v) + slot * v_stride, value, static_cast<size_t>(v_dim) * sizeof(float));
+          break;
+        }
+        case KVType::f16: {
+          uint16_t* to = reinterpret_cast<uint16_t*>(at.k) + slot;
+          uint16_t halves[16];
+          for (int64_t d = 0; d < k_dim; d += 16) {
+            const int valid = k_dim - d < 16 ? static_cast<int>(k_dim - d) : 16;
+            Isa::store_f16(halves, Isa::load_n(key + d, valid, 0.0f));
+            for (int i = 0; i < valid; ++i) to[(d + i) * kPageTokens] = halves[i];
+          }
+          to = reinterpret_cast<uint16_t*>(at.v) + slot * v_stride;
+          for (int64_t d = 0; d < v_dim; d += 16)
+            Isa::store_f16(to + d, Isa::load_n(value + d, v_dim - d < 16 ? static_cast<int>(v_dim - d) : 16, 0.0f));
+          break;
+        }
+        case KVType::bf16: {
+          uint16_t* to = reinterpret_cast<uint16_t*>(at.k) + slot;
+          for (int64_t d = 0; d < k_dim; ++d) to[d * kPageTokens] = f32_to_bf16(key[d]);
+          to = reinterpret_cast<uint16_t*>(at.v) + slot * v_stride;
+          for (int64_t d = 0; d < v_dim; ++d) to[d] = f32_to_bf16(value[d]);
+          break;
+        }
+        case KVType::int8:
+          at.k_scale[slot] = quantise_i8(key, k_dim, reinterpret_cast<int8_t*>(at.k) + slot, kPageTokens);
+          at.v_scale[slot] = quantise_i8(value, v_dim, reinterpret_cast<int8_t*>(at.v) + slot * v_stride, 1);
+          break;
+      }
+    }
+  }
+}
+
+// ---- the two products -------------------------------------------------------------------------
+
+// Register tiles. With 32 registers of 16 lanes: up to 6 rows x 4 vectors of accumulators; a 16-lane
+// vector takes two of the 16 AVX2 registers, so 6 rows x 1 vector there. No tile changes a bit.
+template <class Isa>
+constexpr int tile_vectors() {
+  return alignof(typename Isa::F) == 64 ? 4 : 1;
+}
+constexpr int64_t kTileRows = 6;
+
+// s[r][0..16 NV) = sum over d, in order, of rows[r][d] * k[d][0..16 NV); k: [k_dim][64].
+// Per d: NV loads, NR broadcasts, NR * NV fused multiply-adds.
+template <class Isa, class Cache, int NR, int NV>
+static inline void score_tile(const float* const* rows, const typename Cache::T* k, int64_t k_dim, float* s, int64_t lds) {
+  using F = typename Isa::F;
+  F acc[NR][NV];
+  const float* q[NR];
+  for (int r = 0; r < NR; ++r) {
+    q[r] = rows[r];
+    for (int i = 0; i < NV; ++i) acc[r][i] = Isa::zero();
+  }
+  for (int64_t d = 0; d < k_dim; ++d, k += capax::kPageTokens) {
+    F key[NV];
+    for (int i = 0; i < NV; ++i) key[i] = Cache::load(k + 16 * i);
+    for (int r = 0; r < NR; ++r) {
+      const F x = Isa::set1(q[r][d]);
+      for (int i = 0; i < NV; ++i) acc[r][i] = Isa::fma(x, key[i], acc[r][i]);
+    }
+  }
+  for (int r = 0; r < NR; ++r)
+    for (int i = 0; i < NV; ++i) Isa::store(s + r * lds + 16 * i, acc[r][i]);
+}
+
+// acc[r][0..16 NV) = fma over j in order of p[r][j] * v[j][0..16 NV), j in [0, n_keys).
+// Per j: NV loads, NR broadcasts, NR * NV fused multiply-adds.
+template <class Isa, class Cache, int NR, int NV>
+static inline void value_tile(const float* p, int64_t ldp, const typename Cache::T* v, int64_t v_stride, int64_t n_keys,
+                              float* out, int64_t ldo) {
+  using F = typename Isa::F;
+  F acc[NR][NV];
+  for (int r = 0; r < NR; ++r)
+    for (int i = 0; i < NV; ++i) acc[r][i] = Isa::load(out + r * ldo + 16 * i);
+  for (int64_t j = 0; j < n_keys; ++j, v += v_stride) {
+    F value[NV];
+    for (int i = 0; i < NV; ++i) value[i] = Cache::load(v + 16 * i);
+    for (int r = 0; r < NR; ++r) {
+      const F x = Isa::set1(p[r * ldp + j]);
+      for (int i = 0; i < NV; ++i) acc[r][i] = Isa::fma(x, value[i], acc[r][i]);
+    }
+  }
+  for (int r = 0; r < NR; ++r)
+    for (int i = 0; i < NV; ++i) Isa::store(out + r * ldo + 16 * i, acc[r][i]);
+}
+
+// Scores of NR rows against all 64 keys of a page.
+template <class Isa, class Cache, int NR>
+static void score_page(const float* const* rows, const typename Cache::T* k, int64_t k_dim, float* s, int64_t lds) {
+  constexpr int NV = tile_vectors<Isa>();
+  for (int i = 0; i < capax::kPageTokens; i += 16 * NV) score_tile<Isa, Cache, NR, NV>(rows, k + i, k_dim, s + i, lds);
+}
+
+// Weighted values of NR rows over n_keys keys of a page.
+template <class Isa, class Cache, int NR>
+static void value_page(const float* p, int64_t ldp, const typename Cache::T* v, int64_t v_stride, int64_t n_keys,
+                       float* out, int64_t ldo) {
+  constexpr int NV = tile_vectors<Isa>();
+  int64_t d = 0;
+  for (; d + 16 * NV <= v_stride; d += 16 * NV)
+    value_tile<Isa, Cache, NR, NV>(p, ldp, v + d, v_stride, n_keys, out + d, ldo);
+  for (; d + 32 <= v_stride && NV > 2; d += 32)
+    value_tile<Isa, Cache, NR, 2>(p, ldp, v + d, v_stride, n_keys, out + d, ldo);
+  for (; d < v_stride; d += 16) value_tile<Isa, Cache, NR, 1>(p, ldp, v + d, v_stride, n_keys, out + d, ldo);
+}
+
+#define CAPAX_BY_ROWS(n, call)             \
+  switch (n) {                             \
+    case 1: { constexpr int NR = 1; call; break; } \
+    case 2: { constexpr int NR = 2; call; break; } \
+    case 3: { constexpr int NR = 3; call; break; } \
+    case 4: { constexpr int NR = 4; call; break; } \
+    case 5: { constexpr int NR = 5; call; break; } \
+    default: { constexpr int NR = 6; call; break; } \
+  }
+
+// ---- one span ---------------------------------------------------------------------------------
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Query rows of one KV head: n_tokens x n_group, token-major.
+struct Tile {
+  int64_t token;     // first token
+  int64_t n_rows;
+  int64_t block;     // rows per register tile, an even split of n_rows
+  float* scores;     // [n_rows][kSpanTokens]
+  float* k_page;     // [k_dim][64] a page converted to float32
+  float* v_page;     // [64][v_stride]
+};
+
+static inline int64_t row_position(const capax::Attend& a, const Tile& tile, int64_t row) {
+  return a.position0 + tile.token + row / a.n_group;
+}
+
+// Keys of a span, relative to its start, that a row sees; empty if end <= begin.
+static inline capax::Range keys_in_span(const capax::Attend& a, int64_t position, int64_t span) {
+  const capax::Range keys = capax::visible_keys(a, position);
+  const int64_t start = span * capax::kSpanTokens;
+  return {most(keys.begin - start, 0), least(keys.end - start, capax::kSpanTokens)};
+}
+
+// Keys of the span that any row of [first, last] sees. Positions ascend, so both ends do.
+static inline capax::Range keys_of_rows(const capax::Attend& a, const Tile& tile, int64_t first, int64_t last, int64_t span) {
+  return {keys_in_span(a, row_position(a, tile, first), span).begin, keys_in_span(a, row_position(a, tile, last), span).end};
+}
+
+// Turn raw scores into weights: scale, mask, subtract the maximum, exponentiate. Returns m and l.
+// Writes weights for the whole vectors of `tile_keys`; those that the row does not see become 0.
+template <class Isa>
+static inline void weigh_row(float* s, capax::Range keys, capax::Range tile_keys, float scale, float* m, float* l) {
+  using F = typename Isa::F;
+  const F lowest = Isa::set1(-__builtin_inff()), factor = Isa::set1(scale);
+  const int64_t begin = tile_keys.begin / 16 * 16, end = tile_keys.end;
+  static const float kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const F lane = Isa::load(kLane), first = Isa::set1(static_cast<float>(keys.begin) - 0.5f),
+          last = Isa::set1(static_cast<float>(keys.end) - 0.5f);
+  F top = lowest;
+  for (int64_t j = begin; j < end; j += 16) {
+    F x = Isa::mul(Isa::load(s + j), factor);
+    if (j < keys.begin || j + 16 > keys.end) {
+      const F index = Isa::add(lane, Isa::set1(static_cast<float>(j)));
+      x = Isa::lt_select(index, first, lowest, Isa::lt_select(index, last, x, lowest));
+    }
+    Isa::store(s + j, x);
+    top = Isa::max(x, top);
+  }
+  *m = Isa::hmax(top);
+  const F max = Isa::set1(*m);
+  F acc[4] = {Isa::zero(), Isa::zero(), Isa::zero(), Isa::zero()};
+  for (int64_t j = begin; j < end; j += 16) {
+    F p = exp_nonpositive<Isa>(Isa::sub(Isa::load(s + j), max));
+    if (j < keys.begin || j + 16 > keys.end) {  // exactly 0 even if the maximum is not finite
+      const F index = Isa::add(lane, Isa::set1(static_cast<float>(j)));
+      p = Isa::lt_select(index, first, Isa::zero(), Isa::lt_select(index, last, p, Isa::zero()));
+    }
+    Isa::store(s + j, p);
+    acc[j / 16 % 4] = Isa::add(acc[j / 16 % 4], p);
+  }
+  *l = Isa::hsum(Isa::add(Isa::add(acc[0], acc[1]), Isa::add(acc[2], acc[3])));
+}
+
+template <class Isa>
+static inline void scale_row(float* x, const float* scales) {
+  for (int64_t j = 0; j < capax::kPageTokens; j += 16)
+    Isa::store(x + j, Isa::mul(Isa::load(x + j), Isa::load(scales + j)));
+}
+
+// Keys or values of a page as float32, so that a tile of many rows converts once.
+template <class Isa, class Cache>
+static inline void convert(const typename Cache::T* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i += 16) Isa::store(to + i, Cache::load(from + i));
+}
+
+// Partials of a tile's rows over one span: rows without a visible key are left alone.
+template <class Isa, class Cache>
+static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head, int64_t span, float* partial) {
+  using namespace capax;
+  const KVLayout& layout = a.view.layout;
+  const int64_t k_dim = layout.k_dim, v_stride = kv_v_stride(layout), ld_partial = partial_floats(layout);
+  const Range tile_keys = keys_of_rows(a, tile, 0, tile.n_rows - 1, span);
+  const int64_t first_page = span * (kSpanTokens / kPageTokens);
+  const int64_t page_begin = tile_keys.begin / kPageTokens, page_end = (tile_keys.end + kPageTokens - 1) / kPageTokens;
+  const bool by_copy = sizeof(typename Cache::T) < 4 && tile.n_rows > tile.block;
+
+  for (int64_t page = page_begin; page < page_end; ++page) {
+    const KVHead at = kv_head_at(a.view, first_page + page, kv_head);
+    const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
+    if (by_copy) convert<Isa, Cache>(k, k_dim * kPageTokens, tile.k_page);
+    for (int64_t row = 0; row < tile.n_rows; row += tile.block) {
+      const int64_t n = least(tile.block, tile.n_rows - row);
+      const Range keys = keys_of_rows(a, tile, row, row + n - 1, span);
+      if (keys.end <= page * kPageTokens || keys.begin >= (page + 1) * kPageTokens) continue;
+      const float* rows[kTileRows];
+      for (int64_t r = 0; r < n; ++r)
+        rows[r] = a.q + (tile.token + (row + r) / a.n_group) * a.ldq + (kv_head * a.n_group + (row + r) % a.n_group) * k_dim;
+      float* s = tile.scores + row * kSpanTokens + page * kPageTokens;
+      if (by_copy) {
+        CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, tile.k_page, k_dim, s, kSpanTokens)))
+      } else {
+        CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens)))
+      }
+      if constexpr (Cache::scaled)
+        for (int64_t r = 0; r < n; ++r) scale_row<Isa>(s + r * kSpanTokens, at.k_scale);
+    }
+  }
+
+  for (int64_t row = 0; row < tile.n_rows; ++row) {
+    const Range keys = keys_in_span(a, row_position(a, tile, row), span);
+    float* out = partial + row * ld_partial;
+    if (keys.end <= keys.begin) {  // weight 0 for the rest of its register tile
+      memset(tile.scores + row * kSpanTokens, 0, kSpanTokens * sizeof(float));
+      continue;
+    }
+    weigh_row<Isa>(tile.scores + row * kSpanTokens, keys, tile_keys, a.scale, out, out + 1);
+    memset(out + 16, 0, static_cast<size_t>(v_stride) * sizeof(float));
+  }
+
+  for (int64_t page = page_begin; page < page_end; ++page) {
+    const KVHead at = kv_head_at(a.view, first_page + page, kv_head);
+    const auto* v = reinterpret_cast<const typename Cache::T*>(at.v);
+    if (by_copy) convert<Isa, Cache>(v, v_stride * kPageTokens, tile.v_page);
+    for (int64_t row = 0; row < tile.n_rows; row += tile.block) {
+      const int64_t n = least(tile.block, tile.n_rows - row);
+      const Range keys = keys_of_rows(a, tile, row, row + n - 1, span);
+      const int64_t begin = most(keys.begin - page * kPageTokens, 0), end = least(keys.end - page * kPageTokens, kPageTokens);
+      if (end <= begin) continue;
+      float* p = tile.scores + row * kSpanTokens + page * kPageTokens;
+      if constexpr (Cache::scaled)
+        for (int64_t r = 0; r < n; ++r) scale_row<Isa>(p + r * kSpanTokens, at.v_scale);
+      float* out = partial + row * ld_partial + 16;
+      if (by_copy) {
+        CAPAX_BY_ROWS(n, (value_page<Isa, F32Cache<Isa>, NR>(p + begin, kSpanTokens, tile.v_page + begin * v_stride,
+                                                             v_stride, end - begin, out, ld_partial)))
+      } else {
+        CAPAX_BY_ROWS(n, (value_page<Isa, Cache, NR>(p + begin, kSpanTokens, v + begin * v_stride, v_stride, end - begin,
+                                                     out, ld_partial)))
+      }
+    }
+  }
+}
+
+template <class Isa>
+static inline void span_tile_of(const capax::Attend& a, const Tile& tile, int32_t kv_head, int64_t span, float* partial) {
+  switch (a.view.layout.type) {
+    case capax::KVType::f32: return span_tile<Isa, F32Cache<Isa>>(a, tile, kv_head, span, partial);
+    case capax::KVType::f16: return span_tile<Isa, F16Cache<Isa>>(a, tile, kv_head, span, partial);
+    case capax::KVType::bf16: return span_tile<Isa, Bf16Cache<Isa>>(a, tile, kv_head, span, partial);
+    case capax::KVType::int8: return span_tile<Isa, I8Cache<Isa>>(a, tile, kv_head, span, partial);
+  }
+}
+
+// ---- merging spans ----------------------------------------------------------------------------
+
+// (m, l, acc) <- the union of two partials, the later span second.
+template <class Isa>
+static inline void merge_into(float* into, const float* next, int64_t v_stride) {
+  using F = typename Isa::F;
+  const float m = into[0] > next[0] ? into[0] : next[0];
+  float factors[16] = {into[0] - m, next[0] - m};
+  Isa::store(factors, exp_nonpositive<Isa>(Isa::load(factors)));
+  const F a = Isa::set1(factors[0]), b = Isa::set1(factors[1]);
+  into[1] = into[1] * factors[0] + next[1] * factors[1];
+  into[0] = m;
+  for (int64_t d = 16; d < 16 + v_stride; d += 16)
+    Isa::store(into + d, Isa::fma(Isa::load(next + d), b, Isa::mul(Isa::load(into + d), a)));
+}
+
+// out = acc / l. Adding +0 makes the zero of a sum that underflowed to -0 the same in every tile.
+template <class Isa>
+static inline void finish_row(const float* partial, int64_t v_dim, float* out) {
+  const typename Isa::F l = Isa::set1(partial[1]);
+  for (int64_t d = 0; d < v_dim; d += 16)
+    Isa::store_n(out + d, Isa::add(Isa::div(Isa::load(partial + 16 + d), l), Isa::zero()),
+                 v_dim - d < 16 ? static_cast<int>(v_dim - d) : 16);
+}
+
+// ---- the kernels ------------------------------------------------------------------------------
+
+static inline Tile tile_of(const capax::Attend& a, int64_t token, int64_t n_tokens, float* scratch) {
+  const int64_t n_rows = n_tokens * a.n_group, n_blocks = (n_rows + kTileRows - 1) / kTileRows;
+  float* k_page = scratch + n_rows * capax::kSpanTokens;
+  return {token, n_rows, (n_rows + n_blocks - 1) / n_blocks, scratch, k_page, k_page + capax::kPageTokens * a.view.layout.k_dim};
+}
+
+template <class Isa>
+static void attend_tokens(const capax::Attend& a, int32_t kv_head, int64_t token_begin, int64_t token_end, float* scratch) {
+  using namespace capax;
+  const KVLayout& layout = a.view.layout;
+  const int64_t v_stride = kv_v_stride(layout), ld_partial = partial_floats(layout), step = attend_tile_tokens(a.n_group);
+  for (int64_t token = token_begin; token < token_end; token += step) {
+    const int64_t n_tokens = least(step, token_end - token), n_rows = n_tokens * a.n_group;
+    float* whole = scratch;  // what the spans so far gave
+    float* next = whole + n_rows * ld_partial;
+    const Tile tile = tile_of(a, token, n_tokens, next + n_rows * ld_partial);
+    const int64_t span_begin = visible_spans(a, row_position(a, tile, 0)).begin;
+    const int64_t span_end = visible_spans(a, row_position(a, tile, n_rows - 1)).end;
+    for (int64_t span = span_begin; span < span_end; ++span) {
+      span_tile_of<Isa>(a, tile, kv_head, span, next);
+      for (int64_t row = 0; row < n_rows; ++row) {
+        const Range spans = visible_spans(a, row_position(a, tile, row));
+        if (span < spans.begin || span >= spans.end) continue;
+        if (span == spans.begin)
+          memcpy(whole + row * ld_partial, next + row * ld_partial, static_cast<size_t>(ld_partial) * sizeof(float));
+        else
+          merge_into<Isa>(whole + row * ld_partial, next + row * ld_partial, v_stride);
+      }
+    }
+    for (int64_t row = 0; row < n_rows; ++row)
+      finish_row<Isa>(whole + row * ld_partial, layout.v_dim,
+                      a.out + (token + row / a.n_group) * a.ldo + (kv_head * a.n_group + row % a.n_group) * layout.v_dim);
+  }
+}
+
+template <class Isa>
+static void attend_one_span(const capax::Attend& a, int32_t kv_head, int64_t token, int64_t span, float* scratch,
+                            float* partial) {
+  span_tile_of<Isa>(a, tile_of(a, token, 1, scratch), kv_head, span, partial);
+}
+
+template <class Isa>
+static void merge_spans(const capax::Attend& a, int32_t kv_head, int64_t token, float* partials, int64_t span_stride) {
+  using namespace capax;
+  const KVLayout& layout = a.view.layout;
+  const Range spans = visible_spans(a, a.position0 + token);
+  for (int64_t g = 0; g < a.n_group; ++g) {
+    float* whole = partials + g * partial_floats(layout);
+    for (int64_t i = 1; i < spans.end - spans.begin; ++i)
+      merge_into<Isa>(whole, whole + i * span_stride, kv_v_stride(layout));
+    finish_row<Isa>(whole, layout.v_dim, a.out + token * a.ldo + (kv_head * a.n_group + g) * layout.v_dim);
+  }
+}
+
+#undef CAPAX_BY_ROWS
+
 template <class Isa>
 constexpr capax::AttentionKernels attention_kernels() {
-  return {};
+  return {append_kv<Isa>, attend_tokens<Isa>, attend_one_span<Isa>, merge_spans<Isa>};
 }
 
 }  // namespace

@@ -3,4 +3,9 @@
 
 #include <nanobind/nanobind.h>
 
-namespace capax {}  // namespace capax
+namespace capax {
+
+void bind_norms(nanobind::module_& m);
+void bind_attention(nanobind::module_& m);
+
+}  // namespace capax

@@ -25,4 +25,6 @@ NB_MODULE(_native, m) {
       "(name, needs) of each instruction set this CPU and build can run, the widest first.");
   m.def("select_isa", &capax::select_kernels, nb::arg("name"),
         "Choose an instruction set by name; False if it cannot run here.");
+  capax::bind_norms(m);
+  capax::bind_attention(m);
 }
