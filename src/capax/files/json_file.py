@@ -22,13 +22,14 @@ def read_json_object(path: Path, max_nbytes: int) -> dict[str, Any]:
         raise FileFormatError(f"cannot open {path}: {e.strerror or e}") from e
     if len(raw) > max_nbytes:
         raise FileFormatError(f"{path}: is larger than the {max_nbytes:,} bytes allowed")
-    return parse_json_object(raw, str(path), allow_nonfinite=True)
+    return parse_json_object(raw, str(path), strict=False)
 
 
-def parse_json_object(raw: bytes, what: str, *, allow_nonfinite: bool = False) -> dict[str, Any]:
+def parse_json_object(raw: bytes, what: str, *, strict: bool = True) -> dict[str, Any]:
     """Parse UTF-8 JSON that must be an object; `what` names it in the error.
 
-    `allow_nonfinite` admits NaN and Infinity, which `json.dump` writes into configs.
+    Not `strict` admits NaN and Infinity, which `json.dump` writes into configs, and
+    reads the integer -0 as 0.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -39,13 +40,23 @@ def parse_json_object(raw: bytes, what: str, *, allow_nonfinite: bool = False) -
             raise FileFormatError(f"{what}: key {twice!r} appears twice")
         return found
 
+    def integer(digits: str) -> int:
+        if digits == "-0" and strict:
+            raise ValueError("-0 is not an integer")
+        return int(digits)
+
     def constant(name: str) -> float:
-        if not allow_nonfinite:
+        if strict:
             raise ValueError(f"{name} is not JSON")
         return float(name)
 
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        text = raw.decode("utf-8")
+        value = json.loads(
+            text, object_pairs_hook=unique, parse_int=integer, parse_constant=constant
+        )
+        if "\\ud" in text or "\\uD" in text:  # an escaped half of a character cannot be encoded
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as e:
         raise FileFormatError(f"{what} is not valid UTF-8 at byte {e.start}") from e
     except (ValueError, RecursionError) as e:

@@ -200,11 +200,12 @@ def _checked(
                 f"{path}: tensor {name!r} has data_offsets [{start}, {end}] but byte {at} comes "
                 "next: tensors must follow each other without hole or overlap"
             )
-        n_bits = DTYPE_BITS[dtype]
+        n_numbers = 1
         for axis in shape:
-            n_bits *= axis
-            if n_bits > 8 * _UINT64_MAX:
+            n_numbers *= axis
+            if n_numbers > _UINT64_MAX:
                 raise FileFormatError(f"{path}: tensor {name!r} has the absurd shape {shape}")
+        n_bits = n_numbers * DTYPE_BITS[dtype]
         if n_bits != 8 * (end - start):
             raise FileFormatError(
                 f"{path}: tensor {name!r} of dtype {dtype} and shape {shape} takes "
