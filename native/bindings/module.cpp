@@ -27,4 +27,5 @@ NB_MODULE(_native, m) {
         "Choose an instruction set by name; False if it cannot run here.");
   capax::bind_norms(m);
   capax::bind_attention(m);
+  capax::bind_weights(m);
 }

@@ -1,0 +1,135 @@
+// Block dot products on AVX2, where sixteen registers cannot hold a block: quants are unpacked
+// into 512 bytes of stack and 8 rows are handled at a time. vpmaddubsw adds pairs in int16, so
+// each width of quant states why it cannot saturate.
+#pragma once
+
+#include "isa/avx2.h"
+#include "matmul/dot.h"
+
+namespace {
+
+template <>
+struct Dot<Avx2> {
+  using I = Avx2::I;
+  static constexpr int max_tokens = 4;
+  struct Block {
+    alignas(32) uint8_t v[8][64];
+  };
+
+  template <class Fmt>
+  static inline void unpack(const uint8_t* planes, Block& w) {
+    for (int half = 0; half < 64; half += 32) {
+      const uint8_t* p = planes + half;
+      const auto at = [&](int k) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64 * k)); };
+      __m256i q[8];
+      if constexpr (Fmt::bits == 8) {  // kept signed: see `half_dot`
+        for (int v = 0; v < 8; ++v) q[v] = _mm256_xor_si256(at(v), _mm256_set1_epi8(-128));
+      }
+      if constexpr (Fmt::bits >= 4 && Fmt::bits < 8) {
+        const __m256i mask = _mm256_set1_epi8(15);
+        for (int k = 0; k < 4; ++k) {
+          const __m256i both = at(k);
+          q[k] = _mm256_and_si256(both, mask);
+          q[k + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+        }
+      }
+      if constexpr (Fmt::bits == 6) {
+        const __m256i mask = _mm256_set1_epi8(0x30);
+        for (int j = 0; j < 2; ++j) {
+          const __m256i plane = at(4 + j);
+          q[4 * j] = merge(q[4 * j], _mm256_slli_epi16(plane, 4), mask);
+          q[4 * j + 1] = merge(q[4 * j + 1], _mm256_slli_epi16(plane, 2), mask);
+          q[4 * j + 2] = merge(q[4 * j + 2], plane, mask);
+          q[4 * j + 3] = merge(q[4 * j + 3], _mm256_srli_epi16(plane, 2), mask);
+        }
+      }
+      if constexpr (Fmt::bits == 2 || Fmt::bits == 3) {
+        const __m256i mask = _mm256_set1_epi8(3);
+        for (int j = 0; j < 2; ++j)
+          for (int i = 0; i < 4; ++i) q[4 * j + i] = _mm256_and_si256(_mm256_srli_epi16(at(j), 2 * i), mask);
+      }
+      if constexpr (Fmt::bits == 5) {
+        const __m256i mask = _mm256_set1_epi8(0x10);
+        const __m256i plane = at(4);
+        for (int v = 0; v < 4; ++v) q[v] = merge(q[v], _mm256_slli_epi16(plane, 4 - v), mask);
+        for (int v = 4; v < 8; ++v) q[v] = merge(q[v], _mm256_srli_epi16(plane, v - 4), mask);
+      }
+      if constexpr (Fmt::bits == 3) {
+        const __m256i mask = _mm256_set1_epi8(4);
+        const __m256i plane = at(2);
+        for (int v = 0; v < 2; ++v) q[v] = merge(q[v], _mm256_slli_epi16(plane, 2 - v), mask);
+        for (int v = 2; v < 8; ++v) q[v] = merge(q[v], _mm256_srli_epi16(plane, v - 2), mask);
+      }
+      for (int v = 0; v < 8; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(w.v[v] + half), q[v]);
+    }
+  }
+  static inline __m256i merge(__m256i low, __m256i shifted, __m256i mask) {
+    return _mm256_or_si256(low, _mm256_and_si256(shifted, mask));
+  }
+  static inline __m256i broadcast4(const int8_t* x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm256_set1_epi32(four);
+  }
+
+  // sum over vectors [v0, v1) of (w - zero) * x for the 8 rows at byte `half`.
+  template <class Fmt, int V0, int V1>
+  static inline __attribute__((always_inline)) __m256i half_dot(const Block& w, int half, const int8_t* x,
+                                                               int32_t minus_sum) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    const auto weights = [&](int v) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(w.v[v] + half)); };
+    if constexpr (Fmt::bits == 8) {
+      // |w| * (sign(w) * x): |w| <= 128 and |x| <= 127, a pair is at most 32512.
+      __m256i sum = _mm256_setzero_si256();
+      for (int v = V0; v < V1; ++v) {
+        const __m256i wv = weights(v);
+        const __m256i pair = _mm256_maddubs_epi16(_mm256_abs_epi8(wv), _mm256_sign_epi8(broadcast4(x + 4 * v), wv));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pair, ones));
+      }
+      return sum;
+    } else {
+      // A pair is at most 2 * 127 * (2^bits - 1): 3810 at 4 bits, 7874 at 5, 16002 at 6, so
+      // 8, 4 and 2 vectors add up within int16 before they are widened.
+      constexpr int Run = Fmt::bits <= 4 ? 8 : Fmt::bits == 5 ? 4 : 2;
+      __m256i sum = _mm256_setzero_si256();
+      if constexpr (Fmt::zero != 0) sum = _mm256_set1_epi32(minus_sum * Fmt::zero);
+      for (int v = V0; v < V1; v += Run) {
+        __m256i pairs = _mm256_maddubs_epi16(weights(v), broadcast4(x + 4 * v));
+        for (int i = 1; i < Run && v + i < V1; ++i)
+          pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(weights(v + i), broadcast4(x + 4 * (v + i))));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+      }
+      return sum;
+    }
+  }
+  template <class Fmt, int N>
+  static inline __attribute__((always_inline)) void dot32(const Block& w, const int8_t* x, const int32_t* n32,
+                                                         I* out) {
+    for (int n = 0; n < N; ++n) {
+      out[n].lo = half_dot<Fmt, 0, 8>(w, 0, x + 32 * n, n32[n]);
+      out[n].hi = half_dot<Fmt, 0, 8>(w, 32, x + 32 * n, n32[n]);
+    }
+  }
+  template <class Fmt, int N>
+  static inline __attribute__((always_inline)) void dot16(const Block& w, const int8_t* x, const int32_t* n16,
+                                                         I* lo, I* hi) {
+    for (int n = 0; n < N; ++n) {
+      lo[n].lo = half_dot<Fmt, 0, 4>(w, 0, x + 32 * n, n16[2 * n]);
+      lo[n].hi = half_dot<Fmt, 0, 4>(w, 32, x + 32 * n, n16[2 * n]);
+      hi[n].lo = half_dot<Fmt, 4, 8>(w, 0, x + 32 * n, n16[2 * n + 1]);
+      hi[n].hi = half_dot<Fmt, 4, 8>(w, 32, x + 32 * n, n16[2 * n + 1]);
+    }
+  }
+  static inline I widen(__m128i bytes) {
+    return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+  }
+  static inline I low4(const uint8_t* p) {
+    return widen(_mm_and_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(15)));
+  }
+  static inline I high4(const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return widen(_mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15)));
+  }
+};
+
+}  // namespace

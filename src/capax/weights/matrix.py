@@ -1,0 +1,42 @@
+"""The `Weight` interface and its native implementation.
+
+An encoding says how numbers are written, a residency where they live, and the two are
+orthogonal. `NativeWeight` covers every GGUF encoding, `packed` (in memory, 16 output rows
+interleaved for the kernels) or `streamed` (read from the file at every use). Both give the
+same bits, and so do one token alone and the same token in a batch.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from capax._native import Weight as NativeWeight
+from capax._native import WeightArena
+
+__all__ = ["NativeWeight", "Weight", "WeightArena"]
+
+
+@runtime_checkable
+class Weight(Protocol):
+    """An encoded matrix [n_out, n_in]."""
+
+    @property
+    def n_out(self) -> int:
+        """Number of rows, the width of a product."""
+
+    @property
+    def n_in(self) -> int:
+        """Number of columns, the width of an input."""
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+
+    def matmul(self, x: np.ndarray, /) -> np.ndarray:
+        """x: [T, n_in] float32 -> new [T, n_out] float32, x times the transpose of this matrix."""
+
+    def rows(self, indices: np.ndarray, /) -> np.ndarray:
+        """indices: [n] int32 or int64 -> new [n, n_in] float32."""
+
+    def dequantize(self) -> np.ndarray:
+        """Return a new [n_out, n_in] float32 array."""
