@@ -17,7 +17,7 @@ PROGRAMS = {
     "capax": """
 import sys, time
 from capax import LLM, SamplingParams
-llm = LLM(sys.argv[1], threads=int(sys.argv[2]), context=2048)
+llm = LLM(sys.argv[1], threads=int(sys.argv[2]), ctx_size=2048)
 params = SamplingParams(max_tokens=1, temperature=0)
 text = llm.generate(sys.argv[3], params).outputs[0].text
 print(time.monotonic(), repr(text))

@@ -1,0 +1,31 @@
+"""capax itself, behind the same calls as its peers.
+
+Decode is greedy: unlike the peers' loops, the choice of the token is inside the measured time.
+"""
+
+from __future__ import annotations
+
+import capax
+from capax import LLM
+
+
+class Capax:
+    """A GGUF file in capax."""
+
+    def __init__(self, model: str, threads: int, context: int, *, kv: str = "f16") -> None:
+        """Load `model` with room for `context` tokens."""
+        self._llm = LLM(model, threads=threads, ctx_size=context, kv=kv)
+        self._settings = f"kv={kv} isa={self._llm.isa}"
+        self.prefill(8)
+
+    def prefill(self, n_tokens: int) -> float:
+        """Return the seconds from an empty cache to the logits of the last of `n_tokens`."""
+        return self._llm.bench_prefill(n_tokens)
+
+    def decode(self, n_tokens: int, depth: int) -> float:
+        """Return the seconds for `n_tokens` single-token steps after `depth` tokens of context."""
+        return self._llm.bench_decode(n_tokens, depth)
+
+    def version(self) -> str:
+        """Return the version with the settings that matter."""
+        return f"capax {capax.__version__}, {self._settings}"
