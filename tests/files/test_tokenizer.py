@@ -155,6 +155,7 @@ BYTE_LEVEL_DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "token not a string": (change("tokens", lambda v: [*v[:-1], 7]), "not a string"),
     "token twice": (change("tokens", lambda v: [*v[:-1], v[5]]), "twice"),
     "token of 5 KiB": (change("tokens", lambda v: [*v[:-1], "x" * 5000]), "5,000 bytes"),
+    "token not UTF-8": (change("tokens", lambda v: [*v[:-1], "a\udcff"]), "not UTF-8"),
     "types too few": (change("token_type", lambda v: v[:-1]), "token_type has"),
     "type unknown": (change("token_type", lambda v: [99, *v[1:]]), "99"),
     "merge of three": (change("merges", lambda v: ["a b c", *v[1:]]), "entry 0"),

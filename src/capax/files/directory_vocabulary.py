@@ -21,7 +21,7 @@ from capax.files.tokenizer import (
     Tokenizer,
     TokenKind,
     Vocabulary,
-    check_token_lengths,
+    check_token_texts,
     end_ids,
 )
 
@@ -109,7 +109,7 @@ def _vocabulary(backend: Any, source: Path) -> Vocabulary:
     texts = [""] * size
     for text, token_id in by_text.items():
         texts[token_id] = text
-    check_token_lengths(texts, str(source))
+    check_token_texts(texts, str(source))
     style = _style(backend)
     kinds = {
         token_id: TokenKind.CONTROL if token.special else TokenKind.USER_DEFINED

@@ -23,7 +23,7 @@ from capax.files.tokenizer import (
     Tokenizer,
     TokenKind,
     Vocabulary,
-    check_token_lengths,
+    check_token_texts,
     end_ids,
 )
 
@@ -73,7 +73,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> Tokenizer:
     model = fields.text("model")
     texts = fields.strings("tokens", MAX_VOCAB_SIZE)
     kinds = _kinds(fields, texts)
-    check_token_lengths(texts, source)
+    check_token_texts(texts, source)
     control = {
         texts[i]: i
         for i, kind in kinds.items()

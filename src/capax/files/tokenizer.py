@@ -355,11 +355,23 @@ def end_ids(candidates: Iterable[int | None], texts: Mapping[str, int]) -> froze
     return frozenset(named | {i for text, i in texts.items() if text in END_TEXTS})
 
 
-def check_token_lengths(texts: Sequence[str], source: str) -> None:
-    """Refuse a vocabulary with an entry of more than MAX_TOKEN_BYTES bytes."""
+def check_token_texts(texts: Sequence[str], source: str) -> None:
+    """Refuse a vocabulary with an entry that is not Unicode or has over MAX_TOKEN_BYTES."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        token_id = next(i for i, text in enumerate(texts) if not _is_unicode(text))
+        raise FileFormatError(
+            f"{source}: token {token_id} is {texts[token_id][:40]!r}, which is not UTF-8: the "
+            "vocabulary is damaged"
+        ) from None
     for token_id, text in enumerate(texts):
         if len(text) * 4 > MAX_TOKEN_BYTES and len(text.encode()) > MAX_TOKEN_BYTES:
             raise FileFormatError(
                 f"{source}: token {token_id} has {len(text.encode()):,} bytes, more than the "
                 f"{MAX_TOKEN_BYTES:,} a token may have: the vocabulary is damaged"
             )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
