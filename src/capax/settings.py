@@ -1,0 +1,55 @@
+"""The one place that reads capax's own environment variables, `CAPAX_*`.
+
+Flags of the command line have variables of their own name (`--ctx-size`: CAPAX_CTX_SIZE);
+the command line reads those. What is left are settings without a flag, and they are here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from capax.errors import ConfigError
+
+PREFIX = "CAPAX_"
+ISA = "CAPAX_ISA"
+
+
+def flag_variable(parameter: str) -> str:
+    """Return the environment variable of a flag: 'ctx_size' or 'ctx-size' -> CAPAX_CTX_SIZE."""
+    return PREFIX + parameter.upper().replace("-", "_")
+
+
+def wanted_isa(supported: Sequence[str], environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the instruction set that CAPAX_ISA forces, or None where it is unset or empty.
+
+    `supported`: what this build and CPU can run, the widest first. Raises ConfigError, listing
+    them, for any other name: a comparison must never run on another path than it says.
+    """
+    name = environ.get(ISA, "").strip()
+    if not name:
+        return None
+    if name not in supported:
+        raise ConfigError(
+            f"{ISA} is {name!r:.60}; this machine can run {', '.join(supported)}: set one of these "
+            f"or unset {ISA}"
+        )
+    return name
+
+
+def apply_isa(environ: Mapping[str, str] = os.environ) -> str:
+    """Select the instruction set that CAPAX_ISA asks for and return the one in use.
+
+    Called once at engine start. Raises ConfigError as `wanted_isa` does.
+    """
+    from capax import _native
+
+    name = wanted_isa([isa for isa, _ in _native.supported_isas()], environ)
+    if name is not None:
+        _native.select_isa(name)
+    return str(_native.isa())
+
+
+def unknown_variables(known: Sequence[str], environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the CAPAX_* variables that are set and mean nothing: most likely misspelt."""
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in {*known, ISA})
