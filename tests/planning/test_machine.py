@@ -2,11 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.planning.machines import V1_MOUNTS, V2_MOUNT, machine_tree
 
 from capax.errors import StoreError
 from capax.planning.machine import Machine, read_machine, usable_threads
 from capax.planning.sizes import GIB, MIB
+from tests.planning.machines import V1_MOUNTS, V2_MOUNT, machine_tree
 
 ALL_CPUS = range(4)
 

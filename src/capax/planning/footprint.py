@@ -1,0 +1,179 @@
+"""How many bytes a run holds, component by component: the only place with these formulas.
+
+Every function is exact or an upper bound: a plan that says it fits must fit. What the
+engine reports of itself (`LLM.measured_memory`) has the same component names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from capax.files.config import ModelConfig
+from capax.files.encodings import encoding_named
+from capax.files.model_file import ModelFile
+from capax.planning.sizes import KIB, MIB
+
+KVType = Literal["f32", "f16", "bf16", "int8"]
+KV_TYPES: tuple[KVType, ...] = ("f32", "f16", "bf16", "int8")
+KV_PAGE_TOKENS = 64
+
+# Resident bytes of a process that has imported what a run needs and loaded no model; the
+# second figure is per vocabulary entry, for the tokenizer and the texts in the file's header.
+# Measured 2026-11-22 with Python 3.11, NumPy 2.4, tokenizers 0.22: 36 MiB, and 620 B per
+# entry of a byte-level BPE of 49,152.
+BASE_NBYTES = 40 * MIB
+TOKENIZER_NBYTES_PER_ENTRY = 720
+
+_GROUP_ROWS = 16
+_SYSTEM_PAGE = 4 * KIB
+_HUGE_PAGE = 2 * MIB
+_STREAM_READ_NBYTES = 256 * KIB
+_KV_ELEMENT_NBYTES = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes held by a run, by what they are for.
+
+    `weights`: packed matrices, norms, biases; `streaming`: buffers of weights that stay in
+    the file; `kv`: the KV cache when full; `scratch`: activations, logits, rotary tables and
+    the threads' own buffers; `tokenizer`: vocabulary and merges; `base`: the interpreter.
+    """
+
+    weights: int
+    streaming: int
+    kv: int
+    scratch: int
+    tokenizer: int
+    base: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def to_json(self) -> dict[str, int]:
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The choices that decide a footprint besides the model itself."""
+
+    context_len: int
+    kv_type: KVType
+    threads: int
+    prefill_chunk: int
+    n_sequences: int
+    logit_rows: int
+    streamed: frozenset[str] = frozenset()
+
+
+def footprint(model: ModelFile, shape: Shape) -> Footprint:
+    """Return what `model` holds when run in this shape."""
+    return Footprint(
+        weights=weights_nbytes(model, shape.streamed),
+        streaming=streaming_nbytes(model, shape.streamed, shape.threads),
+        kv=kv_nbytes(model.config, shape.kv_type, shape.context_len, shape.n_sequences),
+        scratch=scratch_nbytes(model, shape),
+        tokenizer=model.config.vocab_size * TOKENIZER_NBYTES_PER_ENTRY,
+        base=BASE_NBYTES,
+    )
+
+
+# --- weights -------------------------------------------------------------------------
+
+
+def packed_nbytes(encoding: str, n_out: int, n_in: int) -> int:
+    """Return the bytes of a packed matrix: groups of 16 output rows, padded with zeros.
+
+    A group takes the bytes of its rows in the file; Q3_K, Q4_K and Q5_K add 4 bytes per row
+    and 256 inputs, because 6-bit scales are unpacked to whole bytes.
+    """
+    e = encoding_named(encoding)
+    row = n_in // e.block_len * e.block_nbytes
+    if e.block_len == 256:
+        row += n_in // 256 * (4 if e.name in ("Q3_K", "Q4_K", "Q5_K") else 0)
+    return -(-n_out // _GROUP_ROWS) * _GROUP_ROWS * row
+
+
+def matrix_names(model: ModelFile) -> list[str]:
+    """Return the names of the model's matrices, in file order."""
+    return [name for name, tensor in model.tensors.items() if len(tensor.shape) == 2]
+
+
+def packed_matrix_nbytes(model: ModelFile, name: str) -> int:
+    """Return the packed bytes of one matrix of the model."""
+    tensor = model.tensors[name]
+    return packed_nbytes(tensor.encoding.name, *tensor.shape)
+
+
+def weights_nbytes(model: ModelFile, streamed: Collection[str] = ()) -> int:
+    """Return the bytes of all weights in memory: matrices not in `streamed`, vectors in float32.
+
+    Vectors count twice: once by name and once inside the operations that use them.
+    """
+    matrices = sum(packed_matrix_nbytes(model, n) for n in matrix_names(model) if n not in streamed)
+    vectors = sum(4 * t.shape[0] for t in model.tensors.values() if len(t.shape) == 1)
+    return _round_up(matrices, _HUGE_PAGE) + 2 * vectors
+
+
+def streaming_nbytes(model: ModelFile, streamed: Collection[str], threads: int) -> int:
+    """Return the bytes of the threads' buffers for reading and packing streamed matrices."""
+    return threads * max((stream_buffer_nbytes(model, name) for name in streamed), default=0)
+
+
+def stream_buffer_nbytes(model: ModelFile, name: str) -> int:
+    """Return one thread's buffer for one streamed matrix: some raw groups and their packed form."""
+    tensor = model.tensors[name]
+    n_out, _ = tensor.shape
+    raw_group = _GROUP_ROWS * (tensor.nbytes // n_out)
+    n_groups = -(-n_out // _GROUP_ROWS)
+    groups = min(max(_STREAM_READ_NBYTES // raw_group, 1), n_groups)
+    return _round_up(groups * raw_group, 64) + groups * (
+        packed_matrix_nbytes(model, name) // n_groups
+    )
+
+
+# --- KV cache ------------------------------------------------------------------------
+
+
+def kv_page_nbytes(config: ModelConfig, kv_type: KVType) -> int:
+    """Return the bytes of one KV page: 64 positions over all layers and KV heads."""
+    element = _KV_ELEMENT_NBYTES[kv_type]
+    k = config.head_dim * KV_PAGE_TOKENS * element
+    v = KV_PAGE_TOKENS * _round_up(config.head_dim, 16) * element
+    scales = 2 * 4 * KV_PAGE_TOKENS if kv_type == "int8" else 0
+    return config.n_layers * config.n_kv_heads * (k + v + scales)
+
+
+def kv_nbytes(config: ModelConfig, kv_type: KVType, context_len: int, n_sequences: int = 1) -> int:
+    """Return the bytes of the pages that hold `n_sequences` full contexts."""
+    pages = n_sequences * -(-context_len // KV_PAGE_TOKENS)
+    return pages * _round_up(kv_page_nbytes(config, kv_type), _SYSTEM_PAGE)
+
+
+# --- scratch -------------------------------------------------------------------------
+
+
+def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
+    """Return the bytes of activations, logits, rotary tables and thread buffers.
+
+    Activations are float32 rows for one chunk; the int8 form of the widest input is shared by
+    all linear maps; each thread has a row of its own and 64 KiB of attention scores.
+    """
+    c = model.config
+    widths = c.d_model + 2 * c.d_q + 2 * c.d_kv + 2 * c.d_ffn
+    activations = 4 * shape.prefill_chunk * widths
+    logits = 4 * shape.logit_rows * c.vocab_size
+    rotary = 4 * shape.context_len * c.rope.dim
+    widest = max(c.d_model, c.d_q, c.d_ffn)
+    has_floats = any(model.tensors[name].encoding.is_float for name in matrix_names(model))
+    linear = shape.prefill_chunk * (2 * widest + (4 * widest if has_floats else 0))
+    threads = shape.threads * (8 * widest + 64 * KIB)
+    return activations + logits + rotary + linear + threads
+
+
+def _round_up(n: int, to: int) -> int:
+    return -(-n // to) * to

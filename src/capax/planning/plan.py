@@ -1,0 +1,380 @@
+"""Choose what fits a budget, predict what it will cost, or say what would fit.
+
+In this order, the first that fits is taken:
+  1. every matrix packed in memory, the whole context, KV in f16;
+  2. the same with KV in int8;
+  3. a context shrunk to what fits, not below 2,048 tokens;
+  4. matrices streamed from the file, as few as needed, at that least context;
+  5. every matrix streamed and a context down to 256 tokens.
+What the caller fixed (context, KV type) is never changed. More memory never gives a worse
+plan. Whatever differs from the model's own figures is said in `Plan.notes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from capax.errors import CapacityError, ConfigError
+from capax.files.model_file import ModelFile
+from capax.planning.budget import Budget, Limit
+from capax.planning.footprint import (
+    KV_PAGE_TOKENS,
+    KV_TYPES,
+    Footprint,
+    KVType,
+    Shape,
+    footprint,
+    matrix_names,
+    packed_matrix_nbytes,
+    stream_buffer_nbytes,
+)
+from capax.planning.machine import Machine, read_machine, usable_threads
+from capax.planning.prediction import Prediction, output_name, predict
+from capax.planning.probe import Probe
+from capax.planning.sizes import MAX_NBYTES, MIB, format_size, size_argument
+
+Residency = Literal["packed", "streamed"]
+
+PREFILL_CHUNK = 256
+LOGIT_ROWS = 16
+USEFUL_CONTEXT = 2048
+LEAST_CONTEXT = 256
+MAX_THREADS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was chosen, what it will hold and, where the machine is probed, how fast it is.
+
+    `limit`: the bytes it stays below; `footprint.total` is its own figure. `residency`: one
+    entry per matrix. `notes`: one sentence per choice that differs from what the model or the
+    machine would give without a budget.
+    """
+
+    model: str
+    limit: Limit
+    shape: Shape
+    threads_reason: str
+    residency: Mapping[str, Residency]
+    footprint: Footprint
+    prediction: Prediction | None
+    notes: tuple[str, ...]
+
+    @property
+    def context_len(self) -> int:
+        return self.shape.context_len
+
+    @property
+    def kv_type(self) -> KVType:
+        return self.shape.kv_type
+
+    @property
+    def threads(self) -> int:
+        return self.shape.threads
+
+    @property
+    def prefill_chunk(self) -> int:
+        return self.shape.prefill_chunk
+
+    @property
+    def n_sequences(self) -> int:
+        return self.shape.n_sequences
+
+    @property
+    def logit_rows(self) -> int:
+        return self.shape.logit_rows
+
+    @property
+    def total_nbytes(self) -> int:
+        return self.footprint.total
+
+    @property
+    def streamed(self) -> frozenset[str]:
+        return self.shape.streamed
+
+    def to_json(self) -> dict[str, Any]:
+        shape = asdict(self.shape)
+        shape["streamed"] = sorted(self.shape.streamed)
+        return {
+            "model": self.model,
+            "limit_bytes": self.limit.nbytes,
+            "limit_source": self.limit.source,
+            "fits": True,
+            "bytes": self.footprint.to_json(),
+            **shape,
+            "threads_reason": self.threads_reason,
+            "predicted": None if self.prediction is None else asdict(self.prediction),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A way out that was checked to fit: arguments for `plan_run`, None where unchanged."""
+
+    summary: str
+    memory: int | None
+    context_len: int | None
+    kv_type: KVType | None
+
+
+class DoesNotFit(CapacityError):
+    """Nothing that was allowed fits; `alternatives` do, the nearest to the wish first."""
+
+    def __init__(
+        self, message: str, alternatives: tuple[Alternative, ...], needed: Footprint
+    ) -> None:
+        super().__init__(message)
+        self.alternatives = alternatives
+        self.needed = needed
+
+
+def parse_kv_type(name: str) -> KVType:
+    """Return the KV type a user means; 'q8_0' is llama.cpp's word for int8.
+
+    Raises ConfigError, listing the types, for any other name.
+    """
+    wanted = "int8" if name == "q8_0" else name
+    for kv_type in KV_TYPES:
+        if wanted == kv_type:
+            return kv_type
+    raise ConfigError(
+        f"KV cache type {name!r:.60} is unknown; use one of {', '.join(KV_TYPES)} (q8_0 is int8)"
+    )
+
+
+def plan_run(
+    model: ModelFile,
+    budget: Budget,
+    *,
+    context_len: int | None = None,
+    kv_type: str | None = None,
+    threads: int | None = None,
+    prefill_chunk: int = PREFILL_CHUNK,
+    n_sequences: int = 1,
+    logit_rows: int = LOGIT_ROWS,
+    machine: Machine | None = None,
+    probe: Probe | None = None,
+) -> Plan:
+    """Plan a run of `model` within `budget`, reading nothing but the headers already read.
+
+    `context_len`: tokens per sequence, None: the model's own, shrunk if it must be.
+    `kv_type`: as `parse_kv_type`, None: f16, or int8 where only that fits.
+    `probe`: the machine's figures; without one there is no prediction.
+    Raises DoesNotFit (a CapacityError) with what would fit; ConfigError for a value outside
+    its range.
+    """
+    machine = machine or read_machine()
+    choice = usable_threads(machine)
+    n_threads = choice.n if threads is None else threads
+    full = model.config.context_len if context_len is None else context_len
+    _check("context length", full, 1, model.config.context_len, "the model was trained for")
+    _check("threads", n_threads, 1, MAX_THREADS, "capax runs at most")
+    _check("prefill chunk", prefill_chunk, 1, 1 << 16, "capax takes at most")
+    _check("number of sequences", n_sequences, 1, 1 << 16, "capax runs at most")
+    wish = _Wish(
+        model=model,
+        limit=budget.resolve(machine),
+        shape=Shape(
+            context_len=full,
+            kv_type="f16" if kv_type is None else parse_kv_type(kv_type),
+            threads=n_threads,
+            prefill_chunk=min(prefill_chunk, full),
+            n_sequences=n_sequences,
+            logit_rows=logit_rows,
+        ),
+        is_context_fixed=context_len is not None,
+        is_kv_fixed=kv_type is not None,
+        available_at_most=Budget(MAX_NBYTES).resolve(machine).nbytes,
+    )
+    shape = wish.choose()
+    if shape is None:
+        raise _refusal(wish)
+    return Plan(
+        model=str(model.path.name),
+        limit=wish.limit,
+        shape=shape,
+        threads_reason=choice.reason if threads is None else "as asked",
+        residency={
+            name: "streamed" if name in shape.streamed else "packed" for name in matrix_names(model)
+        },
+        footprint=footprint(model, shape),
+        prediction=None if probe is None else predict(model, shape, probe),
+        notes=tuple(_notes(wish, shape, budget)),
+    )
+
+
+def _check(name: str, value: int, low: int, high: int, why: str) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value:,}; {why} {high:,} (least: {low})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What was asked for, and the search for the best that fits."""
+
+    model: ModelFile
+    limit: Limit
+    shape: Shape
+    is_context_fixed: bool
+    is_kv_fixed: bool
+    available_at_most: int  # bytes that no --memory can exceed on this machine
+
+    def fits(self, shape: Shape) -> bool:
+        return footprint(self.model, shape).total <= self.limit.nbytes
+
+    @property
+    def smallest_kv(self) -> Shape:
+        return self.shape if self.is_kv_fixed else replace(self.shape, kv_type="int8")
+
+    def at_least(self, context_len: int) -> int:
+        """The context that must be reached: all of it, if it was fixed."""
+        full = self.shape.context_len
+        return full if self.is_context_fixed else min(full, context_len)
+
+    def choose(self) -> Shape | None:
+        small = self.smallest_kv
+        for shape in dict.fromkeys((self.shape, small)):
+            if self.fits(shape):
+                return shape
+        shrunk = self.largest_context(small, self.at_least(USEFUL_CONTEXT))
+        if shrunk is not None:
+            return shrunk
+        useful = replace(small, context_len=self.at_least(USEFUL_CONTEXT))
+        streamed = self.fewest_streamed(useful)
+        if streamed is not None:
+            return streamed
+        everything = replace(small, streamed=frozenset(matrix_names(self.model)))
+        return self.largest_context(everything, self.at_least(LEAST_CONTEXT))
+
+    def largest_context(self, shape: Shape, least: int) -> Shape | None:
+        """Return `shape` with the longest context in [least, its own] that fits, whole pages."""
+        if not self.fits(replace(shape, context_len=least)):
+            return None
+        if self.fits(shape):
+            return shape
+        low, high = least // KV_PAGE_TOKENS, -(-shape.context_len // KV_PAGE_TOKENS)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.fits(replace(shape, context_len=middle * KV_PAGE_TOKENS)):
+                low = middle
+            else:
+                high = middle
+        return replace(shape, context_len=max(least, low * KV_PAGE_TOKENS))
+
+    def fewest_streamed(self, shape: Shape) -> Shape | None:
+        """Return `shape` with as few bytes streamed as it takes to fit.
+
+        Two orders are tried, the large output matrix first or last; both only ever stream
+        more when less memory is left.
+        """
+        found = [s for order in self.streaming_orders() if (s := self.shortest(shape, order))]
+        return min(found, key=lambda s: self.bytes_per_token(s.streamed), default=None)
+
+    def bytes_per_token(self, streamed: Iterable[str]) -> int:
+        lookup = set() if self.model.config.tied_embeddings else {"token_embd.weight"}
+        return sum(self.model.tensors[name].nbytes for name in streamed if name not in lookup)
+
+    def streaming_orders(self) -> Iterator[list[str]]:
+        """An embedding that is only looked up comes first: one row per token costs nothing."""
+        output = output_name(self.model)
+        lookup = [] if self.model.config.tied_embeddings else ["token_embd.weight"]
+        inner = [n for n in reversed(matrix_names(self.model)) if n not in (output, *lookup)]
+        yield [*lookup, *inner, output]
+        yield [*lookup, output, *inner]
+
+    def shortest(self, shape: Shape, order: list[str]) -> Shape | None:
+        """Return `shape` with the shortest beginning of `order` streamed that fits."""
+        fixed = footprint(self.model, shape).total
+        freed = buffer = 0
+        for n, name in enumerate(order, 1):
+            freed += packed_matrix_nbytes(self.model, name)
+            buffer = max(buffer, stream_buffer_nbytes(self.model, name))
+            if fixed - freed + shape.threads * buffer <= self.limit.nbytes:
+                found = replace(shape, streamed=frozenset(order[:n]))
+                if self.fits(found):  # the sum above ignores the rounding to large pages
+                    return found
+        return None
+
+
+def _notes(wish: _Wish, shape: Shape, budget: Budget) -> Iterator[str]:
+    if budget.memory is not None and wish.limit.nbytes < budget.memory:
+        yield (
+            f"the budget of {format_size(budget.memory)} is lowered to {wish.limit}: "
+            "the rest cannot be had here"
+        )
+    if shape.kv_type != wish.shape.kv_type:
+        yield f"KV cache in {shape.kv_type} instead of {wish.shape.kv_type} to stay in the budget"
+    if shape.context_len < wish.shape.context_len:
+        yield (
+            f"context of {shape.context_len:,} tokens instead of the model's "
+            f"{wish.shape.context_len:,} to stay in the budget"
+        )
+    if shape.streamed:
+        nbytes = sum(wish.model.tensors[name].nbytes for name in shape.streamed)
+        yield (
+            f"{len(shape.streamed)} of {len(matrix_names(wish.model))} matrices "
+            f"({format_size(nbytes)}) are read from the file at every step"
+        )
+
+
+# --- refusing ------------------------------------------------------------------------
+
+
+def _refusal(wish: _Wish) -> DoesNotFit:
+    ways = tuple(_ways_out(wish))[:3]
+    small = replace(wish.smallest_kv, context_len=wish.at_least(LEAST_CONTEXT))
+    needed = footprint(wish.model, replace(small, streamed=frozenset(matrix_names(wish.model))))
+    shown = footprint(wish.model, small)
+    smallest = min(needed, shown, key=lambda f: f.total)
+    return DoesNotFit(
+        f"{wish.model.path.name} with {small.context_len:,} tokens of {small.kv_type} KV needs at "
+        f"least {format_size(smallest.total)} and the limit is {wish.limit}: {ways[0].summary} "
+        "would fit",
+        ways,
+        smallest,
+    )
+
+
+def _ways_out(wish: _Wish) -> Iterator[Alternative]:
+    """Yield what would fit, the nearest to the wish first; each was checked."""
+    everything = frozenset(matrix_names(wish.model))
+    streamed = replace(wish.shape, streamed=everything)
+    least = min(wish.shape.context_len, LEAST_CONTEXT)
+    if wish.is_kv_fixed and wish.shape.kv_type != "int8":
+        int8 = replace(streamed, kv_type="int8")
+        if wish.fits(int8):
+            yield Alternative("--kv int8", None, None, "int8")
+        else:
+            smaller = wish.largest_context(int8, least)
+            if smaller is not None:
+                n = smaller.context_len
+                yield Alternative(f"--kv int8 --ctx-size {n}", None, n, "int8")
+    smaller = wish.largest_context(replace(streamed, kv_type=wish.smallest_kv.kv_type), least)
+    if smaller is not None and smaller.context_len < wish.shape.context_len:
+        n = smaller.context_len
+        yield Alternative(f"--ctx-size {n}", None, n, None)
+    wanted = replace(wish.smallest_kv, context_len=wish.at_least(LEAST_CONTEXT))
+    for shape, why in (
+        (replace(wanted, streamed=everything), "weights streamed from the file"),
+        (wanted, "every weight in memory"),
+    ):
+        memory = _whole_mib(footprint(wish.model, shape).total)
+        if memory > wish.limit.nbytes:
+            yield Alternative(f"{_more(wish, memory)} ({why})", memory, None, None)
+    shortest = replace(wanted, context_len=least, streamed=everything)
+    memory = _whole_mib(footprint(wish.model, shortest).total)
+    if memory > wish.limit.nbytes and least < wanted.context_len:
+        yield Alternative(f"{_more(wish, memory)} --ctx-size {least}", memory, least, None)
+
+
+def _more(wish: _Wish, memory: int) -> str:
+    if memory <= wish.available_at_most:
+        return f"--memory {size_argument(memory)}"
+    return f"a machine or container with {size_argument(memory)} of memory"
+
+
+def _whole_mib(nbytes: int) -> int:
+    return -(-nbytes // MIB) * MIB
