@@ -7,13 +7,13 @@ tokens have a role; `chat_template.jinja` or the configuration holds the chat te
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from capax.errors import FileFormatError
+from capax.files.json_file import read_json_object
 from capax.files.tokenizer import (
     ControlPattern,
     SpecialTokens,
@@ -87,16 +87,7 @@ def _read(path: Path, limit: int) -> bytes | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    data = _read(path, MAX_CONFIG_BYTES)
-    if data is None:
-        return {}
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise FileFormatError(f"{path} holds a {type(value).__name__}, not an object")
-    return value
+    return read_json_object(path, MAX_CONFIG_BYTES) if path.is_file() else {}
 
 
 def _vocabulary(backend: Any, source: Path) -> Vocabulary:
