@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import struct
 import subprocess
@@ -307,10 +308,106 @@ def test_evil_hub_names_are_refused_before_the_network(name: str) -> None:
         pull(name)
 
 
-def test_the_hub_is_not_asked_when_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with pytest.raises(StoreError, match="owner/repo"):
-        pull("hf:owner/repo", offline=True)
+class FakeHub:
+    """Stands for huggingface_hub with one repository; remembers what was fetched."""
+
+    def __init__(self, root: Path, files: list[str]) -> None:
+        self.files = files
+        self.fetched: list[str] = []
+        self.folder = root / "snapshot"
+        self.errors = type("errors", (), {"HfHubHTTPError": RuntimeError})
+
+    def list_repo_files(self, repo_id: str) -> list[str]:
+        if repo_id != "Owner/Repo":
+            raise RuntimeError("404: no such repository\nmore lines")
+        return self.files
+
+    def hf_hub_download(self, repo_id: str, file: str, cache_dir: Path) -> str:
+        if file not in self.files:
+            raise OSError(f"no {file}")
+        self.fetched.append(file)
+        path = self.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"GGUF")
+        return str(path)
+
+    def snapshot_download(self, repo_id: str, cache_dir: Path, **patterns: list[str]) -> str:
+        for file in ("config.json", "model.safetensors"):
+            self.hf_hub_download(repo_id, file, cache_dir)
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    hub = FakeHub(tmp_path, [])
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)  # type: ignore[arg-type]
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return hub
+
+
+def test_a_hub_file_is_registered_where_the_hub_put_it(hub: FakeHub) -> None:
+    hub.files = ["a-Q4_0.gguf", "a-Q8_0.gguf"]
+    path = pull("hf:Owner/Repo:a-Q8_0.gguf")
+    assert path == hub.folder / "a-Q8_0.gguf"
+    assert resolve("owner/repo/a-q8_0") == path
+    assert hub.fetched == ["a-Q8_0.gguf"]
+
+
+def test_a_hub_directory_is_fetched_without_its_other_formats(hub: FakeHub) -> None:
+    hub.files = ["config.json", "model.safetensors", "pytorch_model.bin", "a.gguf"]
+    assert pull("hf:Owner/Repo") == hub.folder
+    assert hub.fetched == ["config.json", "model.safetensors"]
+    assert resolve("owner/repo") == hub.folder
+
+
+def test_nothing_is_fetched_while_the_choice_is_open(hub: FakeHub) -> None:
+    hub.files = ["b.gguf", "a.gguf", "README.md", "../evil.gguf"]
+    with pytest.raises(StoreError, match=r"2 GGUF files: .*hf:Owner/Repo:FILE' \(a.gguf, b.gguf\)"):
+        pull("hf:Owner/Repo")
+    hub.files = ["pytorch_model.bin", "config.json"]
+    with pytest.raises(StoreError, match="neither"):
+        pull("hf:Owner/Repo")
+    assert hub.fetched == []
+
+
+def test_all_shards_are_fetched(hub: FakeHub) -> None:
+    hub.files = [f"m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    assert pull("hf:Owner/Repo").name == "m-00001-of-00003.gguf"
+    assert hub.fetched == hub.files
+
+
+@pytest.mark.parametrize("name", ["hf:Nobody/Nothing", "hf:Owner/Repo:missing.gguf"])
+def test_errors_of_the_hub_are_one_sentence(hub: FakeHub, name: str) -> None:
+    with pytest.raises(StoreError, match="cannot fetch") as caught:
+        pull(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hub_is_not_asked_when_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files = ["a.gguf"]
+    with pytest.raises(StoreError, match="--offline"):
+        pull("hf:Owner/Repo", offline=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(StoreError, match="--offline"):
+        pull("hf:Owner/Repo")
+    assert hub.fetched == []
+
+
+def test_the_fake_hub_has_the_signatures_of_the_real_one() -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    cache = Path("cache")
+    inspect.signature(hub.list_repo_files).bind("owner/repo")
+    inspect.signature(hub.hf_hub_download).bind("owner/repo", "file", cache_dir=cache)
+    inspect.signature(hub.snapshot_download).bind(
+        "owner/repo", allow_patterns=["*"], ignore_patterns=["x"], cache_dir=cache
+    )
+    assert issubclass(hub.errors.HfHubHTTPError, Exception)
+
+
+def test_without_huggingface_hub_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match=r"capax\[hub\]"):
+        pull("hf:owner/repo")
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:

@@ -26,6 +26,9 @@ class HubName(NamedTuple):
     def repo_id(self) -> str:
         return f"{self.owner}/{self.repo}"
 
+    def __str__(self) -> str:
+        return self.repo_id if self.file is None else f"{self.repo_id}:{self.file}"
+
 
 def check_name(name: str) -> str:
     """Return `name` if a model in the registry may have it, else raise ConfigError."""

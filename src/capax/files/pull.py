@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from capax.errors import ConfigError, FileFormatError, StoreError
+from capax.files.foreign_caches import find_in_foreign_caches, hub_cache_dir
 from capax.files.model_name import HubName, check_name, parse_hub_name
 from capax.files.registry import Record, Registry, file_digest
 
@@ -218,45 +219,79 @@ def _only_entry(opened: zipfile.ZipFile, archive: Path, member: str) -> zipfile.
 
 
 def _pull_from_hub(name: HubName, registry: Registry, offline: bool, report: Report) -> Path:
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if offline:
+        cached = find_in_foreign_caches(str(name))
+        if cached is None:
+            raise StoreError(f"{name} is not on this machine and --offline forbids fetching it")
+        path = cached
+    else:
+        report(f"fetching {name} through huggingface_hub")
+        path = _download_from_hub(name)
+    local_name = name.repo_id if name.file is None else f"{name.repo_id}/{Path(name.file).stem}"
+    record = registry.add_reference(_registry_name(local_name), path, f"hf:{name}")
+    report(f"its name here is {record.name}")
+    return registry.path_of(record)
+
+
+def _download_from_hub(name: HubName) -> Path:
+    """Fetch a model directory or one GGUF file into the hub's own cache; return its path."""
     try:
         import huggingface_hub as hub
     except ImportError:
         raise ConfigError(
             "pulling from the Hugging Face hub needs huggingface_hub: run 'pip install capax[hub]'"
         ) from None
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    report(f"fetching {name.repo_id} through huggingface_hub")
+    cache = hub_cache_dir()
     try:
-        if name.file is not None:
-            path = hub.hf_hub_download(name.repo_id, name.file, local_files_only=offline)
-        else:
-            wanted = ["*.json", "*.jinja", "*.safetensors", "*.gguf"]
-            path = hub.snapshot_download(
-                name.repo_id, allow_patterns=wanted, local_files_only=offline
-            )
+        file = name.file
+        if file is None:  # look before fetching: a repository may hold a file per encoding
+            listed = hub.list_repo_files(name.repo_id)
+            if "config.json" in listed and any(f.endswith(".safetensors") for f in listed):
+                return Path(
+                    hub.snapshot_download(
+                        name.repo_id,
+                        allow_patterns=["*.json", "*.jinja", "*.safetensors"],
+                        ignore_patterns=["*/*", "consolidated*"],
+                        cache_dir=cache,
+                    )
+                )
+            file = _only_gguf(name, listed)
+        paths = [
+            Path(hub.hf_hub_download(name.repo_id, shard, cache_dir=cache))
+            for shard in _shards_of(file)
+        ]
+        return paths[0]
     except (OSError, ValueError, RuntimeError, hub.errors.HfHubHTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise StoreError(f"cannot fetch {name.repo_id} from the hub: {reason}") from None
-    target = _model_in(Path(path), name)
-    local_name = name.repo_id if name.file is None else f"{name.repo_id}/{Path(name.file).stem}"
-    return registry.path_of(
-        registry.add_reference(_registry_name(local_name), target, f"hf:{name.repo_id}")
+        raise StoreError(f"cannot fetch {name} from the hub: {reason}") from None
+
+
+def _only_gguf(name: HubName, listed: list[str]) -> str:
+    files = sorted(
+        file
+        for file in listed
+        if file.endswith(".gguf")
+        and parse_hub_name(f"{name.repo_id}:{file}") is not None
+        and _shards_of(file)[0] == file
     )
-
-
-def _model_in(path: Path, name: HubName) -> Path:
-    if path.is_file() or (path / "config.json").is_file():
-        return path
-    files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
         return files[0]
     if not files:
-        raise StoreError(f"{name.repo_id} has neither a config.json nor a GGUF file")
-    choices = ", ".join(file.name for file in files[:5])
+        raise StoreError(f"{name} has neither safetensors with a config.json nor a GGUF file")
+    choices = ", ".join(files[:8]) + (", ..." if len(files) > 8 else "")
     raise StoreError(
-        f"{name.repo_id} has {len(files)} GGUF files: pull one with 'hf:{name.repo_id}:FILE' "
-        f"({choices})"
+        f"{name} has {len(files)} GGUF files: pull one with 'hf:{name.repo_id}:FILE' ({choices})"
     )
+
+
+def _shards_of(file: str) -> list[str]:
+    """Return all files of a split GGUF, the first one first, or the file itself."""
+    match = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", file)
+    if match is None:
+        return [file]
+    n_shards = int(match[2])
+    return [f"{match[1]}-{i:05}-of-{match[2]}.gguf" for i in range(1, n_shards + 1)] or [file]
 
 
 def _register_path(path: Path, registry: Registry) -> Record:
