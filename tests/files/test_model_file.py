@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,23 @@ def test_eos_ids_come_from_the_generation_config(hf_copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0\n---\nlicense: mit\n", "apache-2.0"),
+        ("---\nlanguage: en\n---\nlicense: mit\n", None),
+        ("license: mit\n", None),
+        ("", None),
+    ],
+)
+def test_the_licence_comes_from_the_model_card(
+    hf_copy: Path, card: str, licence: str | None
+) -> None:
+    (hf_copy / "README.md").write_text(card)
+    config = open_model(hf_copy).config
+    assert (config.name, config.license) == ("model", licence)
+
+
+@pytest.mark.parametrize(
     ("in_config", "expected"),
     [
         ("plain", "plain"),
@@ -242,6 +260,19 @@ def test_formats_that_can_run_code_are_refused_by_name(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(b"\x80\x04.")
     with pytest.raises(FileFormatError, match="convert the model to safetensors or GGUF"):
         open_model(tmp_path / name)
+
+
+def test_the_real_model_opens_fast_and_complete(smollm2: Path) -> None:
+    start = time.perf_counter()
+    model = open_model(smollm2)
+    assert time.perf_counter() - start < 0.25  # measured 0.013 s, 2026-11
+    c = model.config
+    assert (c.n_layers, c.d_model, c.n_heads, c.n_kv_heads, c.head_dim) == (30, 576, 9, 3, 64)
+    assert (c.d_ffn, c.vocab_size, c.context_len, c.rope.base) == (1536, 49_152, 8_192, 100_000.0)
+    assert c.tied_embeddings
+    assert c.license == "apache-2.0"
+    assert len(model.tensors) == 272
+    assert {t.encoding.name for t in model.tensors.values()} == {"F32", "Q4_1", "Q8_0"}
 
 
 def test_paths_that_are_no_model(tmp_path: Path) -> None:

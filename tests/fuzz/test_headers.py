@@ -20,6 +20,7 @@ from capax.errors import CapaxError
 from capax.files.gguf import GGUFArray, GGUFFile
 from capax.files.model_file import open_model
 from capax.files.tensors import TensorReader
+from capax.files.tokenizer import Tokenizer
 from tests.models import FAMILY_NAMES, LLAMA3_ROPE, gguf_model, hf_model
 
 N_CASES, N_CASES_SLOW = 500, 20_000
@@ -80,8 +81,8 @@ def use_all_of(path: Path) -> None:
     """Open a model and touch everything its header offers."""
     model = open_model(path)
     if model.format == "gguf":
-        file = GGUFFile.open(path)
-        for value in file.metadata.values():
+        Tokenizer.from_gguf(model.metadata, source=str(path))
+        for value in model.metadata.values():
             if isinstance(value, GGUFArray):
                 assert len(value.to_list()) == len(value)
     with TensorReader() as reader:

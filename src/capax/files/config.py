@@ -522,6 +522,7 @@ _HF_NEUTRAL: dict[str, tuple[object, ...]] = {
     "mlp_bias": (False,),
     "attention_bias": (False,),
     "partial_rotary_factor": (1.0,),
+    "rope_interleaved": (False,),
     "quantization_config": (),
     "num_local_experts": (0,),
     "num_experts": (0,),

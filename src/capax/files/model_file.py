@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ from capax.files.tensors import TensorInfo, TensorReader, read_float32
 MAX_CONFIG_NBYTES = 16 << 20
 MAX_TOKENIZER_CONFIG_NBYTES = 64 << 20
 MAX_TEMPLATE_NBYTES = 1 << 20
+MAX_CARD_LETTERS = 64 << 10
 
 ROPE_FREQS = "rope_freqs.weight"
 # Derived values that old checkpoints carry along; everything in them is computed anew.
@@ -131,12 +132,14 @@ def _freq_factors(file: GGUFFile) -> tuple[float, ...] | None:
 
 def _open_hf(folder: Path) -> ModelFile:
     raw = read_json_object(folder / "config.json", MAX_CONFIG_NBYTES)
+    name, licence = _model_card(folder)
     generation_path = folder / "generation_config.json"
     generation = (
         read_json_object(generation_path, MAX_CONFIG_NBYTES) if generation_path.is_file() else {}
     )
     try:
         config = config_from_hf(raw, generation)
+        config = replace(config, name=config.name or name, license=licence)
     except ConfigError as e:
         raise FileFormatError(f"{folder / 'config.json'}: {e}") from e
     found, file_nbytes = open_directory(folder)
@@ -159,6 +162,18 @@ def _open_hf(folder: Path) -> ModelFile:
         nbytes=sum(t.nbytes for t in tensors.values()),
         file_nbytes=file_nbytes,
     )
+
+
+def _model_card(folder: Path) -> tuple[str, str | None]:
+    """Return the directory's name and the licence its README.md states, if it does."""
+    try:
+        with open(folder / "README.md", encoding="utf-8", errors="replace") as f:
+            text = f.read(MAX_CARD_LETTERS)
+    except OSError:  # most local directories have no model card
+        return folder.resolve().name, None
+    front_matter = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
+    stated = re.search(r"^license: *([\w.+-]{1,100}) *$", front_matter, re.MULTILINE)
+    return folder.resolve().name, stated[1] if stated else None
 
 
 def _to_tensor_infos(
