@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,6 +90,27 @@ def make_directory(gguf_path: Path, target: Path) -> None:
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(config, indent=2))
     write_id_tokenizer(target, vocab_size)
+
+
+class LinearWork(NamedTuple):
+    """What one token costs in matrix products, from the shapes and encodings in a GGUF file."""
+
+    nbytes: int  # of all matrices; each is read once per decoded token
+    layer_macs: int  # multiply-adds in the layers' matrices, for every token
+    head_macs: int  # multiply-adds of the output matrix, for tokens whose logits are wanted
+
+
+def linear_work(gguf_path: Path) -> LinearWork:
+    """Count the matrices of a GGUF file; a tied embedding counts once, as the output matrix."""
+    from gguf import GGUFReader
+
+    matrices = [t for t in GGUFReader(gguf_path).tensors if len(t.shape) == 2]
+    is_tied = not any(t.name == "output.weight" for t in matrices)
+    head = "token_embd.weight" if is_tied else "output.weight"
+    used = [t for t in matrices if t.name.startswith("blk.") or t.name == head]
+    layers = sum(int(t.n_elements) for t in used if t.name != head)
+    heads = sum(int(t.n_elements) for t in used if t.name == head)
+    return LinearWork(sum(int(t.n_bytes) for t in used), layers, heads)
 
 
 def write_id_tokenizer(target: Path, vocab_size: int) -> None:

@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,44 @@ def decode_deep(files: Files, settings: Settings) -> dict[str, Any]:
     return rate_contest(files, settings, engines, DEEP_DECODE_TOKENS, do="decode", depth=DEEP)
 
 
+def roofline(files: Files, settings: Settings) -> dict[str, Any]:
+    """Shares of what the machine's probe reaches, probed in turn with the runs.
+
+    Decode: bytes of all matrices per token over the probed read bandwidth at that footprint.
+    Prefill: multiply-adds of the matrices over the probed int8 dot-product peak. Both over the
+    whole time, attention and everything else included.
+    """
+    work = reference.linear_work(files.gguf)
+    rounds: dict[str, list[float]] = {"decode": [], "prefill": [], "read": [], "int8": []}
+    with Contestant("capax", str(files.gguf), settings.threads, CONTEXT) as contestant:
+        for _ in range(settings.rounds):
+            taken = contestant.ask(do="decode", n_tokens=DECODE_TOKENS, depth=0)["seconds"]
+            rounds["decode"].append(work.nbytes * DECODE_TOKENS / taken / 1e9)
+            taken = contestant.ask(do="prefill", n_tokens=PREFILL_TOKENS)["seconds"]
+            macs = work.layer_macs * PREFILL_TOKENS + work.head_macs
+            rounds["prefill"].append(macs / taken / 1e9)
+            probed = contestant.ask(do="probe", nbytes=work.nbytes)
+            rounds["read"].append(probed["read_gbps"])
+            rounds["int8"].append(probed["int8_gmacs"])
+    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    return {
+        "matrices": work._asdict(),
+        "rounds": rounds,
+        "decode": {
+            "what": "decode bytes read per second over probed read bandwidth",
+            "achieved": medians["decode"],
+            "probed": medians["read"],
+            "share": medians["decode"] / medians["read"],
+        },
+        "prefill": {
+            "what": "prefill multiply-adds over probed int8 dot-product peak",
+            "achieved": medians["prefill"],
+            "probed": medians["int8"],
+            "share": medians["prefill"] / medians["int8"],
+        },
+    }
+
+
 def process(files: Files, settings: Settings) -> dict[str, Any]:
     """Start of the process to the first token of a short prompt."""
     models = {"capax": files.name, "llama_cpp": str(files.gguf)}
@@ -180,6 +219,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "prefill": prefill,
     "decode": decode,
     "decode_deep": decode_deep,
+    "roofline": roofline,
     "process": process,
     "memory": memory,
     "perplexity": perplexity,

@@ -3,7 +3,8 @@
     python -m benchmarks.worker llama_cpp MODEL --threads 2 --context 4608 --option kv=f16
 
 Each line of standard input is a request, `{"do": "prefill", "n_tokens": 512}` or
-`{"do": "decode", "n_tokens": 32, "depth": 4096}`; the answer is `{"seconds": ...}`. The request
+`{"do": "decode", "n_tokens": 32, "depth": 4096}`; the answer is `{"seconds": ...}`. capax also
+answers `{"do": "probe", "nbytes": ...}` with what the machine's memory and arithmetic reach.
 `{"do": "state"}` is answered with `{"version", "peak_rss_bytes"}`; the end of input ends it all.
 """
 
@@ -15,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers.base import Peer, peak_rss_bytes
+from benchmarks.peers.base import Peer, Probing, peak_rss_bytes
 
 ENGINES = ("capax", "llama_cpp", "ctranslate2_int8")
 
@@ -58,6 +59,8 @@ def main() -> int:
             answer: dict[str, float | str] = {"seconds": peer.prefill(request["n_tokens"])}
         elif request["do"] == "decode":
             answer = {"seconds": peer.decode(request["n_tokens"], request["depth"])}
+        elif request["do"] == "probe":
+            answer = {**peer.probe(request["nbytes"])} if isinstance(peer, Probing) else {}
         else:
             answer = {"version": peer.version(), "peak_rss_bytes": peak_rss_bytes()}
         print(json.dumps(answer), file=answers, flush=True)

@@ -7,7 +7,7 @@ peak memory belongs to one engine. Times are what the engine needs, without toke
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 # Ordinary token ids, fixed, so that every engine sees the same work. The multiplier and the modulus
 # are coprime: no id comes twice within one prompt.
@@ -32,6 +32,15 @@ class Peer(Protocol):
 
     def version(self) -> str:
         """Return the name and version of the engine with the settings that matter."""
+        ...
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """An engine that can also measure what the machine reaches."""
+
+    def probe(self, nbytes: int) -> dict[str, float]:
+        """Return `read_gbps` for a footprint of `nbytes`, and `int8_gmacs`."""
         ...
 
 

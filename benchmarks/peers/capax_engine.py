@@ -6,7 +6,7 @@ Decode is greedy: unlike the peers' loops, the choice of the token is inside the
 from __future__ import annotations
 
 import capax
-from capax import LLM
+from capax import LLM, _native
 
 
 class Capax:
@@ -25,6 +25,17 @@ class Capax:
     def decode(self, n_tokens: int, depth: int) -> float:
         """Return the seconds for `n_tokens` single-token steps after `depth` tokens of context."""
         return self._llm.bench_decode(n_tokens, depth)
+
+    def probe(self, nbytes: int, seconds: float = 0.5) -> dict[str, float]:
+        """Return the best the machine does now: reading `nbytes` over and over, int8 dot products.
+
+        `read_gbps`: 10^9 bytes per second; `int8_gmacs`: 10^9 multiply-adds per second.
+        """
+        threads = self._llm.threads
+        return {
+            "read_gbps": _native.probe_read_gbps(nbytes, threads, seconds)[0],
+            "int8_gmacs": _native.probe_int8_gmacs(threads, seconds)[0],
+        }
 
     def version(self) -> str:
         """Return the version with the settings that matter."""
