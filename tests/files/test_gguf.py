@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from capax.errors import FileFormatError
+from capax.errors import FileFormatError, StoreError
 from capax.files.encodings import BF16, ENCODINGS, F16, F32, Q4_1, Q8_0, nbytes_of
 from capax.files.gguf import GGUFArray, GGUFFile, TensorData, Typed, ValueType, write_gguf
 from capax.files.tensors import TensorReader, read_float32
@@ -153,6 +153,30 @@ def test_a_file_cut_short_after_opening_is_an_error_not_a_crash(tmp_path: Path) 
         reader.read(tensor)
 
 
+def test_the_header_outlives_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    write_gguf(path, {"tokens": ["a", "b"] * 10_000}, [])
+    file = GGUFFile.open(path)
+    os.truncate(path, 0)  # a header still mapped would now kill the process
+    tokens = file.metadata["tokens"]
+    assert isinstance(tokens, GGUFArray)
+    assert tokens[-1] == "b"
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in (tmp_path / "pipe.gguf", tmp_path, Path("/dev/zero")):
+        with pytest.raises(FileFormatError, match="is not a regular file"):
+            GGUFFile.open(path)
+    with pytest.raises(FileFormatError, match="cannot open"):
+        GGUFFile.open("a\0b")
+
+
+def test_writing_where_nothing_can_be_written_is_a_store_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot write .*missing/a\.gguf: No such file"):
+        write_gguf(tmp_path / "missing" / "a.gguf", {}, [])
+
+
 def test_tokens_of_arbitrary_bytes_survive(tmp_path: Path) -> None:
     raw = [b"\xff\xfe", b"ok", b"\xed\xa0\x80", b"\0"]
     body = b"".join(struct.pack("<Q", len(r)) + r for r in raw)
@@ -208,7 +232,7 @@ def test_a_failing_source_keeps_the_old_file(tmp_path: Path) -> None:
     def source() -> bytes:
         raise OSError("the disk is gone")
 
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(StoreError, match=r"cannot write .*a\.gguf: the disk is gone"):
         write_gguf(path, {}, [TensorData("x", (4,), F32, source)])
     assert GGUFFile.open(path).metadata["old"] is True
     assert [p.name for p in tmp_path.iterdir()] == ["a.gguf"]

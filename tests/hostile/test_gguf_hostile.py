@@ -1,5 +1,6 @@
 """Every lie a GGUF file can tell ends in one clear sentence, in little time and memory."""
 
+import os
 import random
 import time
 import tracemalloc
@@ -20,6 +21,8 @@ from tests.hostile.gguf_builder import (
     array,
     build,
     kv,
+    text,
+    u32,
     u64,
 )
 from tests.models import gguf_model
@@ -95,6 +98,22 @@ def test_headers_that_claim_much_for_little_stay_small(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(file.metadata["x"]) == count  # type: ignore[arg-type]  # an array
+    assert peak < 2 << 20
+
+
+def test_a_header_of_more_than_256_mib_is_refused_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "huge.gguf"
+    count = 300 << 20
+    start = build(
+        pairs=(text(b"x") + u32(ARRAY) + u32(U8) + u64(count),), tensors=(), data_nbytes=0
+    )
+    path.write_bytes(start)
+    os.truncate(path, len(start) + count)  # a hole: takes no disk
+    tracemalloc.start()
+    with pytest.raises(FileFormatError, match=r"value of 'x' .* takes the header to 314,5"):
+        GGUFFile.open(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert peak < 1 << 20
 
 

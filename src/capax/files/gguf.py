@@ -8,9 +8,10 @@
 Strings are a u64 length and bytes; arrays an item type, a u64 count and the items.
 Dimensions are stored fastest first; here shapes are row-major, `(n_out, n_in)`.
 
-The header is mapped, and every count, length and offset is compared with the bytes that
-are left before it is used. Arrays stay in the file until somebody asks (`GGUFArray`), so
-opening costs the number of strings, not their decoding. Keys and tensor names must be
+The header is mapped while it is read, and every count, length and offset is compared with
+the bytes that are left before it is used. Arrays are kept as bytes until somebody asks for
+items (`GGUFArray`), so opening costs the number of strings, not their decoding; after
+opening, nothing depends on the file any more. Keys and tensor names must be
 valid UTF-8 without NUL. String *values* may hold any bytes (byte-level vocabularies do):
 they are decoded with `surrogateescape`, and `.encode("utf-8", "surrogateescape")` gives
 the bytes back.
@@ -33,6 +34,7 @@ from capax.files.encodings import MAX_DIMS, Encoding, encoding_of_ggml_type, nby
 from capax.files.gguf_format import (
     DEFAULT_ALIGNMENT,
     MAGIC,
+    MAX_HEADER_NBYTES,
     MAX_KEY_NBYTES,
     MAX_KV,
     MAX_STRING_NBYTES,
@@ -48,6 +50,7 @@ from capax.files.gguf_format import (
     check_alignment,
 )
 from capax.files.gguf_writer import TensorData, write_gguf
+from capax.files.opening import open_regular
 from capax.files.tensors import TensorInfo
 
 __all__ = [
@@ -129,8 +132,16 @@ class _Cursor:
                 "the file is truncated or damaged"
             )  # fmt: skip
         start = self.position
-        self.position += nbytes
+        self.move_to(start + nbytes, what)
         return start
+
+    def move_to(self, position: int, what: str) -> None:
+        if position > MAX_HEADER_NBYTES:
+            raise self.fail(
+                what, f"takes the header to {position:,} bytes; at most "
+                f"{MAX_HEADER_NBYTES:,} are allowed"
+            )  # fmt: skip
+        self.position = position
 
     def number(self, kind: ValueType, what: str) -> int | float:
         layout = STRUCTS[kind]
@@ -175,14 +186,18 @@ class _Cursor:
 
 
 def _open_one(path: Path) -> GGUFFile:
-    try:
-        with open(path, "rb") as f:
-            nbytes = os.fstat(f.fileno()).st_size
-            if nbytes == 0:
-                raise FileFormatError(f"{path}: the file is empty; GGUF needs at least 24 bytes")
+    with open_regular(path) as f:
+        if os.fstat(f.fileno()).st_size == 0:
+            raise FileFormatError(f"{path}: the file is empty; GGUF needs at least 24 bytes")
+        try:
             buffer = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as e:
-        raise FileFormatError(f"cannot open {path}: {e.strerror or e}") from e
+        except OSError as e:
+            raise FileFormatError(f"cannot map {path}: {e.strerror or e}") from e
+    with buffer:
+        return _read_header(path, buffer)
+
+
+def _read_header(path: Path, buffer: mmap.mmap) -> GGUFFile:
     cursor = _Cursor(path, buffer)
     if buffer[:4] != MAGIC:
         raise FileFormatError(
@@ -244,12 +259,12 @@ def _read_array(cursor: _Cursor, what: str) -> GGUFArray:
     if item_type is ValueType.STRING:
         count = cursor.count(f"item count of {what}", cursor.nbytes, 8)
         start = cursor.position
-        cursor.position = _skip_strings(cursor, count, what)
-        return GGUFArray(item_type, count, cursor.buffer, start, cursor.position)
+        cursor.move_to(_skip_strings(cursor, count, what), what)
+        return GGUFArray(item_type, count, cursor.buffer[start : cursor.position])
     size = STRUCTS[item_type].size
     count = cursor.count(f"item count of {what}", cursor.nbytes, size)
     start = cursor.take(count * size, what)
-    array = GGUFArray(item_type, count, cursor.buffer, start, cursor.position)
+    array = GGUFArray(item_type, count, cursor.buffer[start : cursor.position])
     if item_type is ValueType.BOOL and count and array.to_numpy().view(np.uint8).max() > 1:
         raise cursor.fail(what, "holds a bool that is neither 0 nor 1")
     return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ MAX_KV = 65_536
 MAX_TENSORS = 1_000_000
 MAX_STRING_NBYTES = 64 << 20
 MAX_KEY_NBYTES = 65_535
+MAX_HEADER_NBYTES = 256 << 20  # a quarter million tokens with merges and scores take 20 MiB
 DEFAULT_ALIGNMENT = 32
 MIN_ALIGNMENT, MAX_ALIGNMENT = 8, 65_536
 
@@ -74,42 +74,33 @@ U32, U64 = STRUCTS[ValueType.UINT32], STRUCTS[ValueType.UINT64]
 
 
 class GGUFArray(Sequence[Scalar]):
-    """An array of the header, left in the mapped file until it is read.
+    """An array of the header, kept as its bytes until somebody wants the items.
 
     `len` is free. The first access to an item decodes the whole array once and keeps it.
     """
 
-    __slots__ = ("_buffer", "_count", "_end", "_items", "_start", "item_type")
+    __slots__ = ("_count", "_items", "_raw", "item_type")
 
-    def __init__(
-        self,
-        item_type: ValueType,
-        count: int,
-        buffer: mmap.mmap | bytes,
-        start: int,
-        end: int,
-    ) -> None:
+    def __init__(self, item_type: ValueType, count: int, raw: bytes) -> None:
+        """Wrap `count` items; `raw` was checked to hold exactly these."""
         self.item_type = item_type
         self._count = count
-        self._buffer = buffer
-        self._start = start
-        self._end = end
+        self._raw = raw
         self._items: list[Scalar] | None = None
 
     def raw(self) -> bytes:
-        """Return the encoded items as they stand in the file (a copy)."""
-        return bytes(self._buffer[self._start : self._end])
+        """Return the encoded items as they stand in the file."""
+        return self._raw
 
     def to_numpy(self) -> npt.NDArray[np.generic]:
-        """Return a numeric array (bool as uint8) as a read-only view of the file."""
-        dtype = np.dtype(_NUMPY_TYPES[self.item_type])
-        return np.frombuffer(self._buffer, dtype, self._count, self._start)
+        """Return a numeric array (bool as uint8) as a read-only view."""
+        return np.frombuffer(self._raw, np.dtype(_NUMPY_TYPES[self.item_type]), self._count)
 
     def to_list(self) -> list[Scalar]:
         """Return the items as Python values; the list belongs to this array."""
         if self._items is None:
             if self.item_type is ValueType.STRING:
-                self._items = list(_decode_strings(self.raw(), self._count))
+                self._items = list(_decode_strings(self._raw, self._count))
             elif self.item_type is ValueType.BOOL:
                 self._items = [bool(x) for x in self.to_numpy().tolist()]
             else:
@@ -120,7 +111,7 @@ class GGUFArray(Sequence[Scalar]):
         """Return the items of a string array undecoded."""
         if self.item_type is not ValueType.STRING:
             raise FileFormatError(f"an array of {self.item_type.name} holds no strings")
-        return list(_split_strings(self.raw(), self._count))
+        return list(_split_strings(self._raw, self._count))
 
     def __len__(self) -> int:
         return self._count

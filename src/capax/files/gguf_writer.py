@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from capax.errors import FileFormatError
+from capax.errors import FileFormatError, StoreError
 from capax.files.encodings import Encoding, nbytes_of
 from capax.files.gguf_format import (
     DEFAULT_ALIGNMENT,
@@ -68,7 +68,8 @@ def write_gguf(
     Plain values take the smallest customary type: bool BOOL, int UINT32 (INT32, UINT64 or
     INT64 where it does not fit), float FLOAT32, str STRING; `Typed` says it exactly.
     `alignment` defaults to the metadata's `general.alignment`, else 32.
-    Raises `FileFormatError` for a duplicate name or data that does not fill its shape.
+    Raises `FileFormatError` for a duplicate name or data that does not fill its shape, and
+    `StoreError` if the file system refuses.
     """
     path = Path(path)
     metadata = dict(metadata)
@@ -115,9 +116,11 @@ def write_gguf(
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as e:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+        if isinstance(e, OSError):
+            raise StoreError(f"cannot write {path}: {e.strerror or e}") from e
         raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

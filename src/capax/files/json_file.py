@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from capax.errors import FileFormatError
+from capax.files.opening import open_regular
 
 
 def read_json_object(path: Path, max_nbytes: int) -> dict[str, Any]:
     """Read the object in the file at `path`, which may have at most `max_nbytes`."""
-    try:
-        with open(path, "rb") as f:
-            raw = f.read(max_nbytes + 1)
-    except OSError as e:
-        raise FileFormatError(f"cannot open {path}: {e.strerror or e}") from e
+    with open_regular(path) as f:
+        raw = f.read(max_nbytes + 1)
     if len(raw) > max_nbytes:
         raise FileFormatError(f"{path}: is larger than the {max_nbytes:,} bytes allowed")
     return parse_json_object(raw, str(path), strict=False)

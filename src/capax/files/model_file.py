@@ -18,13 +18,14 @@ from capax.files.config import ModelConfig, config_from_gguf, config_from_hf
 from capax.files.gguf import GGUFFile
 from capax.files.json_file import read_json_object
 from capax.files.layouts import expected_tensors
+from capax.files.opening import open_regular
 from capax.files.safetensors import SafeTensor, open_directory
 from capax.files.tensors import TensorInfo, TensorReader, read_float32
 
 MAX_CONFIG_NBYTES = 16 << 20
 MAX_TOKENIZER_CONFIG_NBYTES = 64 << 20
 MAX_TEMPLATE_NBYTES = 1 << 20
-MAX_CARD_LETTERS = 64 << 10
+MAX_CARD_NBYTES = 64 << 10
 
 ROPE_FREQS = "rope_freqs.weight"
 # Derived values that old checkpoints carry along; everything in them is computed anew.
@@ -166,11 +167,11 @@ def _open_hf(folder: Path) -> ModelFile:
 
 def _model_card(folder: Path) -> tuple[str, str | None]:
     """Return the directory's name and the licence its README.md states, if it does."""
-    try:
-        with open(folder / "README.md", encoding="utf-8", errors="replace") as f:
-            text = f.read(MAX_CARD_LETTERS)
-    except OSError:  # most local directories have no model card
-        return folder.resolve().name, None
+    card = folder / "README.md"
+    text = ""
+    if card.is_file():
+        with open_regular(card) as f:
+            text = f.read(MAX_CARD_NBYTES).decode("utf-8", "replace")
     front_matter = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
     stated = re.search(r"^license: *([\w.+-]{1,100}) *$", front_matter, re.MULTILINE)
     return folder.resolve().name, stated[1] if stated else None
@@ -243,7 +244,8 @@ def _hf_template(folder: Path, tokenizer_config: Path) -> str | None:
     """Return the default chat template: its own file, else the tokenizer config's entry."""
     own = folder / "chat_template.jinja"
     if own.is_file():
-        raw = own.read_bytes()[: MAX_TEMPLATE_NBYTES + 1]
+        with open_regular(own) as f:
+            raw = f.read(MAX_TEMPLATE_NBYTES + 1)
         try:
             return _template(own, raw.decode("utf-8"))
         except UnicodeDecodeError as e:

@@ -19,6 +19,7 @@ from typing import TypeGuard
 from capax.errors import FileFormatError
 from capax.files.encodings import ENCODINGS
 from capax.files.json_file import parse_json_object, read_json_object
+from capax.files.opening import open_regular
 from capax.files.tensors import TensorInfo
 
 MAX_HEADER_NBYTES = 100_000_000
@@ -92,23 +93,20 @@ class SafetensorsFile:
     def open(cls, path: str | os.PathLike[str]) -> SafetensorsFile:
         """Read and check the header at `path`; `FileFormatError` says what is wrong."""
         path = Path(path)
-        try:
-            with open(path, "rb") as f:
-                file_nbytes = os.fstat(f.fileno()).st_size
-                prefix = f.read(8)
-                if len(prefix) < 8:
-                    raise FileFormatError(
-                        f"{path}: the file has {file_nbytes} bytes; the header length takes 8"
-                    )
-                header_nbytes = int.from_bytes(prefix, "little")
-                if header_nbytes > min(MAX_HEADER_NBYTES, file_nbytes - 8):
-                    raise FileFormatError(
-                        f"{path}: the header length is {header_nbytes:,} but at most "
-                        f"{min(MAX_HEADER_NBYTES, file_nbytes - 8):,} bytes are possible"
-                    )
-                raw = f.read(header_nbytes)
-        except OSError as e:
-            raise FileFormatError(f"cannot open {path}: {e.strerror or e}") from e
+        with open_regular(path) as f:
+            file_nbytes = os.fstat(f.fileno()).st_size
+            prefix = f.read(8)
+            if len(prefix) < 8:
+                raise FileFormatError(
+                    f"{path}: the file has {file_nbytes} bytes; the header length takes 8"
+                )
+            header_nbytes = int.from_bytes(prefix, "little")
+            if header_nbytes > min(MAX_HEADER_NBYTES, file_nbytes - 8):
+                raise FileFormatError(
+                    f"{path}: the header length is {header_nbytes:,} but at most "
+                    f"{min(MAX_HEADER_NBYTES, file_nbytes - 8):,} bytes are possible"
+                )
+            raw = f.read(header_nbytes)
         header = parse_json_object(raw, f"{path}: header")
         metadata = _metadata(path, header.pop("__metadata__", None))
         tensors = _checked(path, header, 8 + header_nbytes, file_nbytes)
