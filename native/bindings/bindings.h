@@ -8,5 +8,6 @@ namespace capax {
 void bind_norms(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);
 void bind_weights(nanobind::module_& m);
+void bind_probe(nanobind::module_& m);
 
 }  // namespace capax

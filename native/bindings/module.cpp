@@ -28,4 +28,5 @@ NB_MODULE(_native, m) {
   capax::bind_norms(m);
   capax::bind_attention(m);
   capax::bind_weights(m);
+  capax::bind_probe(m);
 }
