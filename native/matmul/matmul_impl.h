@@ -7,6 +7,7 @@
 #include "matmul/dot.h"
 #if defined(__AVX512VNNI__)
 #include "matmul/dot_avx512.h"
+#include "matmul/quantize_avx512.h"
 #elif defined(__AVX2__)
 #include "matmul/dot_avx2.h"
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -19,42 +20,71 @@ namespace {
 
 // ---- activations ---------------------------------------------------------------------------
 
-// q = round(x * (127 / amax)), nearest even. Blocks whose amax is below 2^-100 become zeros
-// (127 / amax would overflow); a block with a NaN or an infinity gets d = s = NaN and q = 0.
+// One block: q = round(x * (127 / amax)), nearest even. A block whose amax is at most 2^-100
+// becomes zeros (127 / amax would overflow); a block with a NaN or an infinity gets
+// d = s = NaN and q = 0.
+template <class Isa>
+inline void quantize_block(const float* x, int64_t entry, const capax::Q8Rows& out) {
+  using F = typename Isa::F;
+  const F lo = Isa::load(x), hi = Isa::load(x + 16);
+  const float amax = Isa::hmax(Isa::max(Isa::abs(lo), Isa::abs(hi)));
+  const float poison = Isa::hsum(Isa::fma(hi, Isa::zero(), Isa::mul(lo, Isa::zero())));  // 0 or NaN
+  const bool finite = poison == 0.0f;
+  const float scale = amax > 0x1p-100f ? 127.0f / amax : 0.0f;
+  int8_t* q = out.q + 32 * entry;
+  int32_t sum_lo = 0, sum_hi = 0;
+  if (finite) {
+    const F qlo = Isa::round(Isa::mul(lo, Isa::set1(scale))), qhi = Isa::round(Isa::mul(hi, Isa::set1(scale)));
+    Isa::store_i8(q, Isa::to_i32(qlo));
+    Isa::store_i8(q + 16, Isa::to_i32(qhi));
+    sum_lo = static_cast<int32_t>(Isa::hsum(qlo));  // small integers: exact in any order
+    sum_hi = static_cast<int32_t>(Isa::hsum(qhi));
+  } else {
+    memset(q, 0, 32);
+  }
+  const float d = finite ? (scale > 0.0f ? amax / 127.0f : 0.0f) : __builtin_nanf("");
+  out.d[entry] = d;
+  out.s[entry] = d * static_cast<float>(sum_lo + sum_hi);
+  out.n32[entry] = -(sum_lo + sum_hi);
+  out.n16[2 * entry] = -sum_lo;
+  out.n16[2 * entry + 1] = -sum_hi;
+}
+
+// n <= 16 blocks, `stride` floats apart, to consecutive entries. Instruction sets that can
+// reduce sixteen vectors at once override this.
+template <class Isa>
+struct QuantizeBlocks {
+  static inline void run(const float* x, int64_t stride, int n, int64_t entry, const capax::Q8Rows& out) {
+    for (int i = 0; i < n; ++i) quantize_block<Isa>(x + i * stride, entry + i, out);
+  }
+};
+#if defined(__AVX512VNNI__)
+template <>
+struct QuantizeBlocks<Avx512> {
+  static inline void run(const float* x, int64_t stride, int n, int64_t entry, const capax::Q8Rows& out) {
+    quantize_blocks_avx512(x, stride, n, entry, out);
+  }
+};
+#endif
+
 template <class Isa>
 void quantize_rows(const float* x, int64_t ldx, int64_t n_tokens, int64_t n_in, int64_t t_begin, int64_t t_end,
                    capax::Q8Rows out) {
-  using F = typename Isa::F;
   const int64_t n_blocks = n_in / 32;
-  for (int64_t t = t_begin; t < t_end; ++t) {
+  for (int64_t t = t_begin; t < t_end;) {
     const int64_t t0 = t / capax::kTokenTile * capax::kTokenTile;
     const int64_t width = n_tokens - t0 < capax::kTokenTile ? n_tokens - t0 : capax::kTokenTile;
-    const float* row = x + t * ldx;
-    for (int64_t b = 0; b < n_blocks; ++b) {
-      const int64_t entry = t0 * n_blocks + b * width + (t - t0);
-      const F lo = Isa::load(row + 32 * b), hi = Isa::load(row + 32 * b + 16);
-      const float amax = Isa::hmax(Isa::max(Isa::abs(lo), Isa::abs(hi)));
-      const float poison = Isa::hsum(Isa::fma(hi, Isa::zero(), Isa::mul(lo, Isa::zero())));  // 0 or NaN
-      const bool finite = poison == 0.0f;
-      const float scale = amax > 0x1p-100f ? 127.0f / amax : 0.0f;
-      int8_t* q = out.q + 32 * entry;
-      int32_t sum_lo = 0, sum_hi = 0;
-      if (finite) {
-        const F qlo = Isa::round(Isa::mul(lo, Isa::set1(scale))), qhi = Isa::round(Isa::mul(hi, Isa::set1(scale)));
-        Isa::store_i8(q, Isa::to_i32(qlo));
-        Isa::store_i8(q + 16, Isa::to_i32(qhi));
-        sum_lo = static_cast<int32_t>(Isa::hsum(qlo));  // small integers: exact in any order
-        sum_hi = static_cast<int32_t>(Isa::hsum(qhi));
-      } else {
-        memset(q, 0, 32);
-      }
-      const float d = finite ? (scale > 0.0f ? amax / 127.0f : 0.0f) : __builtin_nanf("");
-      out.d[entry] = d;
-      out.s[entry] = d * static_cast<float>(sum_lo + sum_hi);
-      out.n32[entry] = -(sum_lo + sum_hi);
-      out.n16[2 * entry] = -sum_lo;
-      out.n16[2 * entry + 1] = -sum_hi;
+    const int64_t last = t0 + width < t_end ? t0 + width : t_end;
+    const int n = static_cast<int>(last - t);
+    if (width == 1) {  // one token: its blocks are neighbours
+      for (int64_t b = 0; b < n_blocks; b += 16)
+        QuantizeBlocks<Isa>::run(x + t * ldx + 32 * b, 32, n_blocks - b < 16 ? static_cast<int>(n_blocks - b) : 16,
+                                 t0 * n_blocks + b, out);
+    } else {  // a block's tokens are neighbours
+      for (int64_t b = 0; b < n_blocks; ++b)
+        QuantizeBlocks<Isa>::run(x + t * ldx + 32 * b, ldx, n, t0 * n_blocks + b * width + (t - t0), out);
     }
+    t = last;
   }
 }
 
@@ -110,11 +140,13 @@ struct Scales {
   }
 };
 
-// One group times N tokens of a tile that is `width` tokens wide.
+// One group times N tokens of a tile that is `width` tokens wide. Bytes `prefetch` ahead of each
+// block are fetched on the way: the next group's, when this is the first use of a group.
 template <class Isa, class Fmt, int N>
 inline __attribute__((always_inline)) void group_times_tokens(const uint8_t* group, int64_t n_blocks,
                                                              const capax::Q8Rows& x, int64_t width, float* y,
-                                                             int64_t ldy, int n_rows, bool accumulate) {
+                                                             int64_t ldy, int n_rows, bool accumulate,
+                                                             int64_t prefetch) {
   using F = typename Isa::F;
   using I = typename Isa::I;
   constexpr int Step = N < 4 ? N : 4;  // tokens whose dot products run side by side
@@ -125,6 +157,7 @@ inline __attribute__((always_inline)) void group_times_tokens(const uint8_t* gro
   const int32_t *n32 = x.n32, *n16 = x.n16;
   const auto block_times_tokens = [&](const uint8_t* head, const uint8_t* block)
       __attribute__((always_inline)) {
+    for (int64_t line = 0; line < Fmt::block_nbytes; line += 64) __builtin_prefetch(block + prefetch + line, 0, 3);
     const Scales<Isa, Fmt> scales(head, block);
     typename Dot<Isa>::Block w;
     Dot<Isa>::template unpack<Fmt>(block + (Fmt::is_k ? 32 : Fmt::floats_nbytes), w);
@@ -183,7 +216,7 @@ void matmul(const capax::MatmulArgs& a) {
           for (; n + N <= width; n += N) {
             const capax::Q8Rows x = {tile.q + 32 * n, tile.d + n, tile.s + n, tile.n32 + n, tile.n16 + 2 * n};
             group_times_tokens<Isa, Fmt, N>(group, n_blocks, x, width, a.y + (t0 + n) * a.ldy + 16 * g, a.ldy,
-                                            n_rows, a.accumulate);
+                                            n_rows, a.accumulate, t0 == c && n == 0 ? group_nbytes : 0);
           }
         };
         run(Count<Dot<Isa>::max_tokens>{});
