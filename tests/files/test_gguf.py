@@ -4,11 +4,14 @@ import os
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from capax.errors import FileFormatError, StoreError
 from capax.files.encodings import BF16, ENCODINGS, F16, F32, Q4_1, Q8_0, nbytes_of
@@ -61,6 +64,43 @@ def test_round_trip_keeps_every_value_type(tmp_path: Path) -> None:
         copies = [TensorData.copy_of(t, reader) for t in a.tensors.values()]
         write_gguf(tmp_path / "b.gguf", a.typed_metadata(), copies)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+scalars = st.one_of(
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(width=32, allow_nan=False),
+    st.text(max_size=20),
+    st.builds(Typed, st.integers(0, 127), st.sampled_from(
+        [t for t in ValueType if "INT" in t.name]
+    )),
+)  # fmt: skip
+arrays = st.one_of(
+    st.lists(st.booleans(), min_size=1, max_size=5),
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5),
+    st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5),
+    st.lists(st.text(max_size=5), min_size=1, max_size=5),
+)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(metadata=st.dictionaries(st.sampled_from("abcdef"), scalars | arrays))
+def test_any_metadata_survives_and_the_package_sees_the_same(
+    tmp_path: Path, metadata: dict[str, Any]
+) -> None:
+    path = tmp_path / "a.gguf"
+    path.unlink(missing_ok=True)
+    write_gguf(path, metadata, [])
+    ours, theirs = GGUFFile.open(path), GGUFReader(path)
+    for key, value in metadata.items():
+        expected = value.value if isinstance(value, Typed) else value
+        assert plain(ours.metadata[key]) == expected
+        assert theirs.fields[key].contents() == expected
 
 
 def test_the_gguf_package_reads_what_we_write(tmp_path: Path) -> None:

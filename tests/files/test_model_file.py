@@ -1,6 +1,7 @@
 """A model opens whole, under canonical names, or not at all."""
 
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -227,6 +228,16 @@ def test_a_canonical_name_in_a_directory_is_not_mistaken_for_the_tensor(hf_copy:
         ({"llama__block_count": 4}, r"'blk\.3\.attn_norm\.weight' is missing; .* 4 layers"),
         ({"llama__block_count": 0}, r"llama\.block_count is 0"),
         ({"llama__vocab_size": 321}, r"llama\.vocab_size is 321 but 'token_embd\.weight' has 320"),
+        ({"llama__rope__freq_base": math.nan}, r"llama\.rope\.freq_base is nan"),
+        ({"llama__rope__freq_base": 0.0}, r"llama\.rope\.freq_base is 0\.0"),
+        ({"llama__attention__head_count": 0}, r"llama\.attention\.head_count is 0"),
+        ({"llama__attention__head_count": 2**31}, r"llama\.attention\.head_count is 2147483648"),
+        ({"llama__attention__head_count_kv": 3}, "n_kv_heads 3 does not divide"),
+        ({"llama__attention__head_count_kv": [2, 2, 2]}, r"head_count_kv is GGUFArray\(INT32 x 3"),
+        ({"llama__context_length": 2**40}, r"llama\.context_length is 1099511627776"),
+        ({"llama__embedding_length": 66}, r"'token_embd\.weight' has shape \[320, 64\]"),
+        ({"llama__attention__key_length": 0}, r"llama\.attention\.key_length is 0"),
+        ({"llama__attention__layer_norm_rms_epsilon": -math.inf}, "rms_epsilon is -inf"),
         ({"llama__attention__value_length": 8}, r"value_length is 8 but keys have 16"),
         ({"llama__rope__dimension_count": 8}, r"rope\.dim is 8 but head_dim is 16"),
         ({"tokenizer__ggml__bos_token_id": 320}, "bos_id is 320; .* between 0 and 319"),

@@ -211,6 +211,12 @@ def test_shards_are_joined(tmp_path: Path) -> None:
     assert nbytes == sum(p.stat().st_size for p in tmp_path.glob("*.safetensors"))
 
 
+def test_a_whole_file_wins_over_an_index_as_with_transformers(tmp_path: Path) -> None:
+    write_index(tmp_path, write_sharded(tmp_path))
+    save_file({"whole": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
+    assert list(open_directory(tmp_path)[0]) == ["whole"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

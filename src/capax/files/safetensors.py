@@ -114,21 +114,20 @@ class SafetensorsFile:
 
 
 def open_directory(folder: Path) -> tuple[dict[str, SafeTensor], int]:
-    """Read `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    """Read `model.safetensors`, else the shards that `model.safetensors.index.json` names.
 
     Returns the tensors of all files by name, and the files' total bytes. Shards must lie
     in `folder` itself, and index and shards must agree on where every tensor is.
     """
-    index_path = folder / INDEX_NAME
-    if not index_path.is_file():
-        single = folder / SINGLE_NAME
-        if not single.is_file():
-            raise FileFormatError(
-                f"{folder}: holds neither {SINGLE_NAME} nor {INDEX_NAME}; "
-                "weights in other formats (.bin, .pt) are not loaded, convert them first"
-            )
+    index_path, single = folder / INDEX_NAME, folder / SINGLE_NAME
+    if single.is_file():
         file = SafetensorsFile.open(single)
         return dict(file.tensors), file.file_nbytes
+    if not index_path.is_file():
+        raise FileFormatError(
+            f"{folder}: holds neither {SINGLE_NAME} nor {INDEX_NAME}; "
+            "weights in other formats (.bin, .pt) are not loaded, convert them first"
+        )
     weight_map = read_json_object(index_path, MAX_HEADER_NBYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FileFormatError(f"{index_path}: weight_map is missing, empty or not an object")
