@@ -24,7 +24,7 @@ $(VENV)/.created $(DEV_VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE_SOURCES) $(PACKAGE_SOURCES)
-	$(VENV)/bin/pip install --quiet -C build-dir=build/user .
+	$(VENV)/bin/pip install --quiet --config-settings=build-dir=build/user .
 	@touch $@
 
 # The build requirements go into the environment itself, so that a change of one kernel compiles one
