@@ -160,7 +160,7 @@ BYTE_LEVEL_DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "type unknown": (change("token_type", lambda v: [99, *v[1:]]), "99"),
     "merge of three": (change("merges", lambda v: ["a b c", *v[1:]]), "entry 0"),
     "merge of one": (change("merges", lambda v: ["ab", *v[1:]]), "entry 0"),
-    "merge of strangers": (change("merges", lambda v: ["☃ ☃", *v]), "does not fit"),
+    "merge of strangers": (change("merges", lambda v: ["☃ ☃", *v]), "does not fit the tokens"),
     "bos outside": (put("bos_token_id", 1 << 31), "bos_token_id"),
     "eos negative": (put("eos_token_id", -1), "eos_token_id"),
     "pad a string": (put("padding_token_id", "2"), "padding_token_id"),

@@ -23,6 +23,7 @@ from capax.files.tokenizer import (
     Vocabulary,
     check_token_texts,
     end_ids,
+    library_errors,
 )
 
 MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
@@ -40,12 +41,11 @@ def tokenizer_from_directory(path: Path) -> Tokenizer:
         raise FileFormatError(
             f"{path} has no tokenizer.json: export one with transformers' save_pretrained"
         )
-    try:
+    with library_errors(f"{source} is not a tokenizer"):
         backend = Backend.from_buffer(data)
-    except Exception as error:  # noqa: BLE001 - the library raises plain Exception for any damage
-        raise FileFormatError(f"{source} is not a tokenizer: {error}") from None
-    backend.no_padding()
-    backend.no_truncation()
+        backend.no_padding()
+        backend.no_truncation()
+        head, tail = _added_by_post_processor(backend)
     vocabulary = _vocabulary(backend, source)
     added = backend.get_added_tokens_decoder()
     control = {token.content: i for i, token in added.items() if token.special and token.content}
@@ -53,7 +53,6 @@ def tokenizer_from_directory(path: Path) -> Tokenizer:
     roles = {**_json(path / "special_tokens_map.json"), **config}
     ids = {text: i for i, text in enumerate(vocabulary.texts)}
     bos_id, eos_id = _role(roles, "bos_token", ids), _role(roles, "eos_token", ids)
-    head, tail = _added_by_post_processor(backend)
     return Tokenizer(
         backend,
         vocabulary,

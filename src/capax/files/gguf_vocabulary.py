@@ -25,6 +25,7 @@ from capax.files.tokenizer import (
     Vocabulary,
     check_token_texts,
     end_ids,
+    library_errors,
 )
 
 if TYPE_CHECKING:
@@ -140,9 +141,9 @@ class _Fields:
         value = self._metadata.get(f"tokenizer.ggml.{name}")
         if value is None:
             return None
-        if isinstance(value, (str, float, bytes)) or not 0 <= int(value) < vocab_size:
-            raise self.error(name, f"is {value!r}, outside the vocabulary of {vocab_size:,}")
-        return int(value)
+        if type(value) is not int or not 0 <= value < vocab_size:
+            raise self.error(name, f"is {value!r:.60}, outside the vocabulary of {vocab_size:,}")
+        return value
 
     def array(self, name: str, count: int | None = None) -> list[Any]:
         value = self._metadata.get(f"tokenizer.ggml.{name}")
@@ -167,9 +168,10 @@ def _kinds(fields: _Fields, texts: Sequence[str]) -> dict[int, TokenKind]:
     if not fields.has("token_type"):
         return {}
     types = fields.array("token_type", len(texts))
-    strange = set(types) - {int(kind) for kind in TokenKind}
+    known = {int(kind) for kind in TokenKind}
+    strange = [t for t in types if type(t) is not int or t not in known]
     if strange:
-        raise fields.error("token_type", f"has the unknown value {min(strange, key=str)!r}")
+        raise fields.error("token_type", f"has the unknown value {strange[0]!r:.60}")
     return {i: TokenKind(t) for i, t in enumerate(types) if t != TokenKind.NORMAL}
 
 
@@ -282,10 +284,8 @@ def merges_from_scores(ids: Mapping[str, int], scores: Sequence[float]) -> list[
 def _bpe(
     fields: _Fields, bpe: Any, ids: Mapping[str, int], merges: Sequence[Any], **options: Any
 ) -> Any:
-    try:
+    with library_errors(f"{fields.source}: tokenizer.ggml.merges does not fit the tokens"):
         return bpe(ids, merges, **options)
-    except Exception as error:  # noqa: BLE001 - the library raises plain Exception: a piece is not a token
-        raise fields.error("merges", f"does not fit tokenizer.ggml.tokens ({error})") from None
 
 
 def _register_user_defined(

@@ -12,9 +12,10 @@ as in transformers and llama.cpp.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -308,11 +309,12 @@ class Tokenizer:
     def _backend_ids(
         self, text: str, parse_special: bool = False, add_special: bool = False
     ) -> list[int]:
-        if not self._backend_knows_control:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        with self._switch_lock:
-            self._backend.encode_special_tokens = not parse_special
-            return self._backend.encode(text, add_special_tokens=add_special).ids
+        with library_errors("the model's tokenizer cannot encode this text"):
+            if not self._backend_knows_control:
+                return self._backend.encode(text, add_special_tokens=False).ids
+            with self._switch_lock:
+                self._backend.encode_special_tokens = not parse_special
+                return self._backend.encode(text, add_special_tokens=add_special).ids
 
     def _check_id(self, token_id: int) -> None:
         if not 0 <= token_id < self.vocab_size:
@@ -333,6 +335,23 @@ class Tokenizer:
                 f"the text has {nbytes:,} bytes but at most {self.max_text_bytes:,} are "
                 "tokenized at once: split it"
             )
+
+
+@contextlib.contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Turn what the `tokenizers` library raises on damaged data into FileFormatError.
+
+    It raises plain Exception, and a panic of its Rust code arrives as a BaseException that
+    cannot be imported, only recognised by its name.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - see above
+        raise FileFormatError(f"{what}: {error}") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise FileFormatError(f"{what}: the tokenizers library panicked: {error}") from None
 
 
 _BYTE_OF_CHAR: dict[str, int] = {}
