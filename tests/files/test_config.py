@@ -19,9 +19,9 @@ from capax.files.config import (
     MAX_VOCAB_SIZE,
     ModelConfig,
     RopeConfig,
-    config_from_gguf,
-    config_from_hf,
 )
+from capax.files.config_gguf import config_from_gguf
+from capax.files.config_hf import config_from_hf
 from capax.files.layouts import LAYOUTS, expected_tensors
 
 HF = {

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from capax.errors import ConfigError, FileFormatError
-from capax.files.config import ModelConfig, config_from_gguf, config_from_hf
+from capax.files.config import ModelConfig
+from capax.files.config_gguf import config_from_gguf
+from capax.files.config_hf import config_from_hf
 from capax.files.gguf import GGUFFile
 from capax.files.json_file import read_json_object
 from capax.files.layouts import expected_tensors
