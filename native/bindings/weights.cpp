@@ -4,6 +4,7 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -221,6 +222,10 @@ void bind_weights(nb::module_& m) {
           throw std::invalid_argument("rows of " + std::to_string(n_in) + " weights are not whole blocks of " +
                                       std::to_string(info.block_size) + " as " + info.name + " needs");
         const int64_t n = static_cast<int64_t>(weights.shape(0)) * n_in;
+        for (int64_t i = 0; i < n; ++i)
+          if (!std::isfinite(weights.data()[i]))
+            throw std::invalid_argument("weight [" + std::to_string(i / n_in) + ", " + std::to_string(i % n_in) +
+                                        "] is not finite");
         nb::bytes out(nullptr, static_cast<size_t>(encoded_nbytes(info, n)));
         uint8_t* bytes = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(out.ptr()));
         {

@@ -1,6 +1,7 @@
 #include <math.h>
 
 #include "isa/isa.h"
+#include "quants/quantize_k.h"
 #include "quants/quants.h"
 
 namespace capax {
@@ -83,7 +84,9 @@ bool can_quantize(Encoding encoding) {
     case Encoding::Q4_0:
     case Encoding::Q4_1:
     case Encoding::Q5_0:
-    case Encoding::Q5_1: return true;
+    case Encoding::Q5_1:
+    case Encoding::Q4_K:
+    case Encoding::Q6_K: return true;
     default: return false;
   }
 }
@@ -101,6 +104,8 @@ void quantize(Encoding encoding, const float* weights, int64_t n, uint8_t* out) 
       case Encoding::Q5_0: quantize_symmetric<5>(x, out); break;
       case Encoding::Q4_1: quantize_min<4>(x, out); break;
       case Encoding::Q5_1: quantize_min<5>(x, out); break;
+      case Encoding::Q4_K: quantize_q4_k(x, out); break;
+      case Encoding::Q6_K: quantize_q6_k(x, out); break;
       default: break;
     }
   }

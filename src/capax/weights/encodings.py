@@ -27,9 +27,10 @@ def dequantize(
 def quantize(encoding: str, weights: np.ndarray) -> bytes:
     """Return `weights` (float32 [n_out, n_in]) in `encoding`, as the rows of a GGUF file.
 
-    F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 follow the `gguf` package bit for
-    bit. Raises ConfigError for an encoding
-    that cannot be written, and for rows that are not whole blocks.
+    F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 follow the `gguf` package bit for bit;
+    Q4_K and Q6_K search for the scales of least squared error. Raises ConfigError for an
+    encoding that cannot be written, for rows that are not whole blocks, and for weights that
+    are not finite.
     """
     try:
         return _native.quantize(encoding, weights)
