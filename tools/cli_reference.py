@@ -26,7 +26,7 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
     yield path, command
     if isinstance(command, click.Group):
         context = click.Context(command, info_name=path)
-        for name in sorted(command.list_commands(context)):
+        for name in command.list_commands(context):
             below = command.get_command(context, name)
             if below is not None and not below.hidden:
                 yield from commands(below, f"{path} {name}")
@@ -49,7 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="write the page of all commands")
     parser.add_argument("page", type=Path)
     parser.add_argument("--check", action="store_true", help="only compare")
-    parser.add_argument("--root", default="capax.cli.main:main", help="module:attribute")
+    parser.add_argument("--root", default="capax.cli.main:cli", help="module:attribute")
     options = parser.parse_args()
     module, _, attribute = options.root.partition(":")
     root = getattr(importlib.import_module(module), attribute)
