@@ -26,7 +26,7 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
     yield path, command
     if isinstance(command, click.Group):
         context = click.Context(command, info_name=path)
-        for name in command.list_commands(context):
+        for name in sorted(command.list_commands(context)):
             below = command.get_command(context, name)
             if below is not None and not below.hidden:
                 yield from commands(below, f"{path} {name}")

@@ -42,12 +42,12 @@ def apply_isa(environ: Mapping[str, str] = os.environ) -> str:
 
     Called once at engine start. Raises ConfigError as `wanted_isa` does.
     """
-    from capax import _native
+    from capax._native import isa, select_isa, supported_isas
 
-    name = wanted_isa([isa for isa, _ in _native.supported_isas()], environ)
+    name = wanted_isa([supported for supported, _ in supported_isas()], environ)
     if name is not None:
-        _native.select_isa(name)
-    return str(_native.isa())
+        select_isa(name)
+    return isa()
 
 
 def unknown_variables(known: Sequence[str], environ: Mapping[str, str] = os.environ) -> list[str]:

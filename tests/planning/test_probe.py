@@ -24,14 +24,14 @@ class FakeKernels:
     def isa(self) -> str:
         return "fake"
 
-    def probe_read_gbps(self, nbytes: int, threads: int, seconds: float) -> float:
-        return threads + nbytes / 2**40
+    def probe_read_gbps(self, nbytes: int, threads: int, seconds: float) -> tuple[float, float]:
+        return threads + nbytes / 2**40, 0.5
 
-    def probe_int8_gmacs(self, threads: int, seconds: float) -> float:
-        return 100.0 * threads
+    def probe_int8_gmacs(self, threads: int, seconds: float) -> tuple[float, float]:
+        return 100.0 * threads, 0.5
 
-    def probe_f32_gflops(self, threads: int, seconds: float) -> float:
-        return 10.0 * threads
+    def probe_f32_gflops(self, threads: int, seconds: float) -> tuple[float, float]:
+        return 10.0 * threads, 0.5
 
 
 def test_a_probe_survives_the_cache(tmp_path: Path) -> None:

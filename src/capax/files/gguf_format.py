@@ -100,7 +100,7 @@ class GGUFArray(Sequence[Scalar]):
         """Return the items as Python values; the list belongs to this array."""
         if self._items is None:
             if self.item_type is ValueType.STRING:
-                self._items = [*_decode_strings(self._raw, self._count)]
+                self._items = list(_decode_strings(self._raw, self._count))
             elif self.item_type is ValueType.BOOL:
                 self._items = [bool(x) for x in self.to_numpy().tolist()]
             else:
@@ -162,16 +162,6 @@ def _split_strings(raw: bytes, count: int) -> Iterator[bytes]:
         yield raw[start:position]
 
 
-def _decode_strings(raw: bytes, count: int) -> list[str]:
-    """Decode all items at once: 49,152 tokens in 9 ms instead of 23 one by one (2026-11-22).
-
-    The byte FF joins them, which UTF-8 never contains; items that do contain it (they are
-    not UTF-8) show in the count and are decoded singly.
-    """
-    items = list(_split_strings(raw, count))
-    if not items:
-        return []
-    texts = b"\xff".join(items).decode("utf-8", "surrogateescape").split("\udcff")
-    if len(texts) != count:
-        texts = [item.decode("utf-8", "surrogateescape") for item in items]
-    return texts
+def _decode_strings(raw: bytes, count: int) -> Iterator[str]:
+    for item in _split_strings(raw, count):
+        yield item.decode("utf-8", "surrogateescape")

@@ -204,7 +204,10 @@ def _byte_level(
 
     if not fields.has("merges"):
         raise fields.error("merges", "is missing, and a 'gpt2' tokenizer cannot work without")
-    merges = _merge_pairs(fields)
+    merges = [tuple(merge.split(" ")) for merge in fields.strings("merges", MAX_MERGES)]
+    if set(map(len, merges)) != {2}:
+        broken = next(i for i, merge in enumerate(merges) if len(merge) != 2)
+        raise fields.error("merges", f"entry {broken} is not two pieces with one space between")
     ids = _vocabulary_ids(fields, texts)
     if pre.whole_words_first:  # else a user's word that spells a control token would be one
         for token_id, kind in kinds.items():
@@ -221,16 +224,6 @@ def _byte_level(
     cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre.regex is None))
     backend.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     return backend
-
-
-def _merge_pairs(fields: _Fields) -> list[tuple[str, str]]:
-    lines = fields.strings("merges", MAX_MERGES)
-    n_spaces = [line.count(" ") for line in lines]
-    if set(n_spaces) != {1}:
-        broken = next(i for i, n in enumerate(n_spaces) if n != 1)
-        raise fields.error("merges", f"entry {broken} is not two pieces with one space between")
-    pieces = " ".join(lines).split(" ")  # one pass over all of them
-    return list(zip(pieces[::2], pieces[1::2], strict=True))
 
 
 def _sentencepiece(

@@ -87,6 +87,11 @@ class Plan:
         return self.shape.logit_rows
 
     @property
+    def n_pages(self) -> int:
+        """KV pages for every sequence's whole context."""
+        return self.n_sequences * -(-self.context_len // KV_PAGE_TOKENS)
+
+    @property
     def total_nbytes(self) -> int:
         return self.footprint.total
 

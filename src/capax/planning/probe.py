@@ -33,12 +33,15 @@ DISK_SECONDS = 2.0
 
 
 class Kernels(Protocol):
-    """The native probes; each runs for about `seconds` and returns a rate."""
+    """The native probes; each runs for about `seconds` and returns (best, median) rates.
+
+    The best is the roof: what lies between the two is other work on the machine.
+    """
 
     def isa(self) -> str: ...
-    def probe_read_gbps(self, nbytes: int, threads: int, seconds: float) -> float: ...
-    def probe_int8_gmacs(self, threads: int, seconds: float) -> float: ...
-    def probe_f32_gflops(self, threads: int, seconds: float) -> float: ...
+    def probe_read_gbps(self, nbytes: int, threads: int, seconds: float) -> tuple[float, float]: ...
+    def probe_int8_gmacs(self, threads: int, seconds: float) -> tuple[float, float]: ...
+    def probe_f32_gflops(self, threads: int, seconds: float) -> tuple[float, float]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +196,11 @@ def measure(
     reads: dict[int, float] = {}
     for nbytes in READ_FOOTPRINTS:
         on_progress(f"read bandwidth at {nbytes // MIB} MiB")
-        reads[nbytes] = kernels.probe_read_gbps(nbytes, threads, seconds)
+        reads[nbytes] = kernels.probe_read_gbps(nbytes, threads, seconds)[0]
     counts = sorted({1, threads})
     on_progress("int8 and float32 arithmetic")
-    int8 = {n: kernels.probe_int8_gmacs(n, seconds) for n in counts}
-    f32 = {n: kernels.probe_f32_gflops(n, seconds) for n in counts}
+    int8 = {n: kernels.probe_int8_gmacs(n, seconds)[0] for n in counts}
+    f32 = {n: kernels.probe_f32_gflops(n, seconds)[0] for n in counts}
     on_progress("disk")
     directory = private_dir(xdg_dir("CACHE") if cache is None else cache)
     disk = measure_disk(directory, seconds=disk_seconds)
