@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -215,6 +217,27 @@ def test_one_template_cannot_change_another() -> None:
         with pytest.raises(CapaxError):
             render_chat(attempt, MESSAGES)
     assert render_chat("{{ range(3) | list }}{{ messages | length }}", MESSAGES) == "[0, 1, 2]1"
+
+
+FORKED = """
+import os
+from capax.files.chat_template import render_chat
+render = lambda: render_chat("{{ messages[0].content }}!", [{"role": "user", "content": "hi"}])
+assert render() == "hi!"
+child = os.fork()
+texts = [render() for _ in range(50)]
+assert texts == ["hi!"] * 50
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert render() == "hi!"
+"""
+
+
+def test_a_forked_process_gets_its_own_helper() -> None:
+    environment = {"PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, "-c", FORKED], env=environment, timeout=60, check=False)
+    assert done.returncode == 0
 
 
 def test_the_helper_can_be_started_ahead() -> None:
