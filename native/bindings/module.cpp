@@ -29,4 +29,5 @@ NB_MODULE(_native, m) {
   capax::bind_attention(m);
   capax::bind_weights(m);
   capax::bind_probe(m);
+  capax::bind_program(m);
 }

@@ -1,0 +1,245 @@
+// Python's view of the page pool and of a recorded program.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "bindings/bindings.h"
+#include "kv/page_pool.h"
+#include "program/attention.h"
+#include "program/embed.h"
+#include "program/linear.h"
+#include "program/program.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace capax {
+namespace {
+
+template <class T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+std::vector<float> to_vector(const std::optional<Vector<float>>& array) {
+  if (!array) return {};
+  return {array->data(), array->data() + array->shape(0)};
+}
+
+// A program together with what its operations borrow from Python.
+struct RecordedProgram {
+  explicit RecordedProgram(int n_threads) : program(n_threads) {}
+  Program program;
+  std::vector<LinearOperation*> linear;  // by operation index; nullptr for other kinds
+  int64_t vocab_size = 0;
+  int64_t n_positions = INT64_MAX;
+  int64_t last_n_tokens = 0;
+
+  int add(std::unique_ptr<Operation> operation, LinearOperation* as_linear) {
+    linear.push_back(as_linear);
+    return program.add(std::move(operation));
+  }
+  void check_buffer(int buffer, int64_t width) const {
+    if (buffer < 0 || buffer >= program.n_buffers()) throw nb::value_error("no such buffer");
+    if (program.width(buffer) != width) throw nb::value_error("the buffer has another width");
+  }
+};
+
+int64_t checked_range(const RecordedProgram& self, int64_t begin, int64_t end) {
+  if (begin < 0 || end < begin || end > self.program.n_operations()) throw nb::value_error("operation range");
+  return end;
+}
+
+void run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> tokens, Matrix<int32_t> bounds,
+         const std::vector<Vector<int32_t>>& page_tables, PagePool* pool, const KVLayout* layout,
+         Vector<int32_t> logit_rows) {
+  checked_range(self, begin, end);
+  Step step;
+  step.tokens = tokens.data();
+  step.n_tokens = static_cast<int64_t>(tokens.shape(0));
+  step.logit_rows = logit_rows.data();
+  step.n_logit_rows = static_cast<int64_t>(logit_rows.shape(0));
+  for (int64_t t = 0; t < step.n_tokens; ++t)
+    if (step.tokens[t] < 0 || step.tokens[t] >= self.vocab_size) throw nb::value_error("token id outside the vocabulary");
+  for (int64_t r = 0; r < step.n_logit_rows; ++r)
+    if (step.logit_rows[r] < 0 || step.logit_rows[r] >= step.n_tokens) throw nb::value_error("logit row");
+  if (bounds.shape(1) != 3) throw nb::value_error("bounds are rows of (begin, end, position)");
+  if (pool && (!layout || page_tables.size() != bounds.shape(0))) throw nb::value_error("one page table for each sequence");
+  if (pool) {
+    step.pages = pool->base();
+    step.page_stride = pool->page_stride();
+    step.kv_type = layout->type;
+    if (pool->page_nbytes() % layer_page_nbytes(*layout) != 0) throw nb::value_error("pool and layout differ");
+  }
+  int64_t next = 0;
+  for (size_t i = 0; i < bounds.shape(0); ++i) {
+    const int32_t* row = bounds.data() + 3 * i;
+    const int64_t n = row[1] - row[0];
+    if (row[0] != next || n <= 0 || row[1] > step.n_tokens || row[2] < 0 || row[2] + n > self.n_positions)
+      throw nb::value_error("sequence bounds");
+    next = row[1];
+    const int32_t* table = nullptr;
+    if (pool) {
+      const int64_t n_pages = (row[2] + n + kPageTokens - 1) / kPageTokens;
+      if (static_cast<int64_t>(page_tables[i].shape(0)) < n_pages) throw nb::value_error("page table too short");
+      table = page_tables[i].data();
+      for (int64_t p = 0; p < n_pages; ++p)
+        if (table[p] < 0 || table[p] >= pool->capacity()) throw nb::value_error("page id");
+    }
+    step.sequences.push_back({row[0], row[1], row[2], table});
+  }
+  if (next != step.n_tokens) throw nb::value_error("sequences do not cover the step's tokens");
+  self.last_n_tokens = step.n_tokens;
+  nb::gil_scoped_release release;
+  self.program.run(step, begin, end);
+}
+
+void run_head(RecordedProgram& self, int64_t begin, Vector<int32_t> logit_rows) {
+  const int64_t end = checked_range(self, begin, self.program.n_operations());
+  Step step;
+  step.n_tokens = self.last_n_tokens;
+  step.logit_rows = logit_rows.data();
+  step.n_logit_rows = static_cast<int64_t>(logit_rows.shape(0));
+  for (int64_t r = 0; r < step.n_logit_rows; ++r)
+    if (step.logit_rows[r] < 0 || step.logit_rows[r] >= step.n_tokens) throw nb::value_error("logit row");
+  nb::gil_scoped_release release;
+  self.program.run(step, begin, end);
+}
+
+int add_linear(RecordedProgram& self, int input, const std::optional<Vector<float>>& norm, float eps, int up, bool gather,
+               bool accumulate) {
+  if (input < 0 || input >= self.program.n_buffers()) throw nb::value_error("no such buffer");
+  const int64_t n_in = self.program.width(input);
+  if (up >= 0) self.check_buffer(up, n_in);
+  auto operation =
+      std::make_unique<LinearOperation>(self.program, input, n_in, to_vector(norm), eps, up, gather, accumulate);
+  LinearOperation* borrowed = operation.get();
+  return self.add(std::move(operation), borrowed);
+}
+
+void add_linear_output(RecordedProgram& self, int operation, const Weight& weight,
+                       const std::optional<Vector<float>>& bias, int buffer, int64_t column) {
+  if (operation < 0 || operation >= static_cast<int>(self.linear.size()) || !self.linear[operation])
+    throw nb::value_error("no such linear operation");
+  if (buffer < 0 || buffer >= self.program.n_buffers() || column < 0 ||
+      column + weight.n_out() > self.program.width(buffer))
+    throw nb::value_error("the output does not fit its buffer");
+  self.linear[operation]->add_output({&weight, to_vector(bias), buffer, column});
+}
+
+int add_attention(RecordedProgram& self, int64_t layer, int q, int k, int v, int out, int32_t n_heads,
+                  int32_t n_kv_heads, int32_t head_dim, Matrix<float> cos, Matrix<float> sin, bool interleaved,
+                  const std::optional<Vector<float>>& q_norm, const std::optional<Vector<float>>& k_norm, float norm_eps,
+                  float scale, int32_t window, bool causal) {
+  if (layer < 0 || n_kv_heads <= 0 || n_heads <= 0 || n_heads % n_kv_heads || head_dim <= 0 || head_dim % 2 ||
+      head_dim > kMaxHeadDim || window < 0)
+    throw nb::value_error("attention geometry");
+  self.check_buffer(q, n_heads * head_dim);
+  self.check_buffer(out, n_heads * head_dim);
+  self.check_buffer(k, n_kv_heads * head_dim);
+  self.check_buffer(v, n_kv_heads * head_dim);
+  for (const Matrix<float>* table : {&cos, &sin})
+    if (static_cast<int32_t>(table->shape(1)) != head_dim / 2 || table->shape(0) != cos.shape(0))
+      throw nb::value_error("rotary tables are [n_positions, head_dim / 2]");
+  AttentionOperation::Options options{
+      layer, q, k, v, out, n_heads, n_kv_heads, head_dim, cos.data(), sin.data(),
+      static_cast<int64_t>(cos.shape(0)), interleaved ? RopeStyle::interleaved : RopeStyle::half,
+      to_vector(q_norm), to_vector(k_norm), norm_eps, scale, window, causal};
+  for (const std::vector<float>* gain : {&options.q_norm, &options.k_norm})
+    if (!gain->empty() && static_cast<int32_t>(gain->size()) != head_dim) throw nb::value_error("QK norm gain");
+  self.n_positions = std::min(self.n_positions, options.n_positions);
+  return self.add(std::make_unique<AttentionOperation>(self.program, std::move(options)), nullptr);
+}
+
+}  // namespace
+
+void bind_program(nb::module_& m) {
+  nb::class_<PagePool>(m, "PagePool")
+      .def(nb::init<int64_t, int64_t>(), "page_nbytes"_a, "capacity"_a)
+      .def("allocate", &PagePool::allocate, "A zeroed page with one reference; -1 when the pool is full.")
+      .def("retain", &PagePool::retain, "page"_a)
+      .def("release", &PagePool::release, "page"_a)
+      .def("copy", &PagePool::copy, "page"_a, "A private copy of a page; -1 when the pool is full.")
+      .def("references", &PagePool::references, "page"_a)
+      .def("trim", &PagePool::trim, "Give the memory of free pages back to the system.")
+      .def("check_integrity", &PagePool::check_integrity)
+      .def(
+          "read",
+          [](const PagePool& self, int32_t page) {
+            self.references(page);  // throws unless in use
+            return nb::bytes(self.base() + page * self.page_stride(), static_cast<size_t>(self.page_nbytes()));
+          },
+          "page"_a)
+      .def(
+          "write",
+          [](PagePool& self, int32_t page, nb::bytes content) {
+            self.references(page);
+            if (static_cast<int64_t>(content.size()) != self.page_nbytes()) throw nb::value_error("page size");
+            memcpy(self.base() + page * self.page_stride(), content.c_str(), content.size());
+          },
+          "page"_a, "content"_a)
+      .def_prop_ro(
+          "memory",
+          [](nb::handle_t<PagePool> handle) {
+            PagePool& self = nb::cast<PagePool&>(handle);
+            return nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>>(
+                self.base(), {static_cast<size_t>(self.capacity()), static_cast<size_t>(self.page_stride())}, handle);
+          },
+          "All pages, uint8 [capacity, page_stride]: a view that does not touch them.")
+      .def_prop_ro("capacity", &PagePool::capacity)
+      .def_prop_ro("n_in_use", &PagePool::n_in_use)
+      .def_prop_ro("page_nbytes", &PagePool::page_nbytes)
+      .def_prop_ro("resident_nbytes", &PagePool::resident_nbytes);
+
+  nb::class_<RecordedProgram>(m, "Program")
+      .def(nb::init<int>(), "n_threads"_a)
+      .def(
+          "buffer", [](RecordedProgram& self, int64_t width, bool gathered) { return self.program.buffer(width, gathered); },
+          "width"_a, "gathered"_a)
+      .def(
+          "embed",
+          [](RecordedProgram& self, const Weight& table, int out) {
+            self.check_buffer(out, table.n_in());
+            self.vocab_size = table.n_out();
+            return self.add(std::make_unique<EmbedOperation>(self.program, &table, out), nullptr);
+          },
+          "table"_a, "out"_a, nb::keep_alive<1, 2>())
+      .def("linear", &add_linear, "x"_a, "norm"_a.none(), "eps"_a, "up"_a, "gather"_a, "accumulate"_a)
+      .def("linear_output", &add_linear_output, "operation"_a, "weight"_a, "bias"_a.none(), "buffer"_a, "column"_a,
+           nb::keep_alive<1, 3>())
+      .def("attention", &add_attention, "layer"_a, "q"_a, "k"_a, "v"_a, "out"_a, "n_heads"_a, "n_kv_heads"_a,
+           "head_dim"_a, "cos"_a.noconvert(), "sin"_a.noconvert(), "interleaved"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_eps"_a,
+           "scale"_a, "window"_a, "causal"_a, nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
+      .def(
+          "reserve",
+          [](RecordedProgram& self, int64_t n_tokens, int64_t n_logit_rows) {
+            if (n_tokens <= 0 || n_logit_rows <= 0) throw nb::value_error("a step has at least one row");
+            self.program.reserve(n_tokens, n_logit_rows);
+          },
+          "n_tokens"_a, "n_logit_rows"_a)
+      .def("run", &run, "begin"_a, "end"_a, "tokens"_a, "bounds"_a, "page_tables"_a, "pool"_a.none(),
+           "layout"_a.none(), "logit_rows"_a,
+           "Run operations [begin, end) over a step; bounds: int32 [n_sequences, 3] of first row, end row, position.")
+      .def("run_head", &run_head, "begin"_a, "logit_rows"_a,
+           "Run operations from `begin` on for rows of the step that ran last.")
+      .def(
+          "rows",
+          [](nb::handle_t<RecordedProgram> handle, int buffer) {
+            RecordedProgram& self = nb::cast<RecordedProgram&>(handle);
+            if (buffer < 0 || buffer >= self.program.n_buffers()) throw nb::value_error("no such buffer");
+            const Program& p = self.program;
+            const size_t n = static_cast<size_t>(p.gathered(buffer) ? p.max_logit_rows() : p.max_tokens());
+            return nb::ndarray<nb::numpy, float, nb::ndim<2>>(
+                self.program.rows(buffer), {n, static_cast<size_t>(p.width(buffer))}, handle);
+          },
+          "buffer"_a, "The rows of a buffer, float32 [rows, width]: a view kept alive by the program.")
+      .def_prop_ro("n_operations", [](const RecordedProgram& self) { return self.program.n_operations(); })
+      .def_prop_ro("n_threads", [](RecordedProgram& self) { return self.program.team().size(); })
+      .def_prop_ro("scratch_nbytes", [](const RecordedProgram& self) { return self.program.scratch_nbytes(); });
+}
+
+}  // namespace capax

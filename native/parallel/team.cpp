@@ -1,0 +1,114 @@
+#include "parallel/team.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace capax {
+namespace {
+
+// Spins that bridge the usual wait (about 0.1 us between operations, tens of us between the
+// steps of a sequence) before the thread gives its core away.
+constexpr int kSpinsBeforeYield = 4000;
+constexpr int kYieldsBeforeSleep = 200;
+
+inline void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Default rounding, no flush-to-zero, exceptions masked, whatever the calling thread had.
+class DefaultFloatEnvironment {
+ public:
+#if defined(__x86_64__)
+  DefaultFloatEnvironment() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  ~DefaultFloatEnvironment() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#else
+  DefaultFloatEnvironment() {}
+#endif
+};
+
+}  // namespace
+
+Team::Team(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {}
+
+Team::~Team() {
+  if (threads_.empty()) return;
+  if (owner_pid_ != getpid()) {  // a fork's child: the threads do not exist here
+    for (std::thread& thread : threads_) thread.detach();
+    return;
+  }
+  stopping_.store(true);
+  epoch_.fetch_add(1);
+  epoch_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Team::start() {
+  for (std::thread& thread : threads_) thread.detach();  // only ever non-empty after a fork
+  threads_.clear();
+  arrived_.store(0);
+  unfinished_.store(0);
+  owner_pid_ = getpid();
+  const uint32_t seen = epoch_.load();
+  for (int rank = 1; rank < n_threads_; ++rank) threads_.emplace_back([this, rank, seen] { work(rank, seen); });
+}
+
+void Team::run(const std::function<void(int)>& body) {
+  std::lock_guard<std::mutex> lock(running_);
+  if (n_threads_ > 1) {
+    if (owner_pid_ != getpid()) start();
+    body_ = &body;
+    unfinished_.store(n_threads_ - 1, std::memory_order_relaxed);
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+  }
+  {
+    DefaultFloatEnvironment environment;
+    body(0);
+  }
+  for (int spins = 0; unfinished_.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins < kSpinsBeforeYield) pause();
+    else sched_yield();
+  }
+}
+
+void Team::work(int rank, uint32_t seen) {
+  DefaultFloatEnvironment environment;
+  while (true) {
+    for (int spins = 0; epoch_.load(std::memory_order_acquire) == seen; ++spins) {
+      if (spins < kSpinsBeforeYield) pause();
+      else if (spins < kSpinsBeforeYield + kYieldsBeforeSleep) sched_yield();
+      else epoch_.wait(seen, std::memory_order_acquire);
+    }
+    ++seen;
+    if (stopping_.load()) return;
+    (*body_)(rank);
+    unfinished_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void Team::barrier() {
+  if (n_threads_ == 1) return;
+  const uint32_t phase = phase_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_threads_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
+    if (spins < kSpinsBeforeYield) pause();
+    else sched_yield();
+  }
+}
+
+}  // namespace capax

@@ -1,0 +1,50 @@
+// A persistent team of threads that runs one body at a time, with barriers inside.
+//
+// One dispatch per engine step, not one per operation: the body walks the whole program and
+// meets at `barrier()`. The caller is rank 0. Waiting spins briefly, then yields, then sleeps
+// in the kernel, so an idle team costs nothing and a descheduled peer is not starved.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace capax {
+
+class Team {
+ public:
+  explicit Team(int n_threads);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int size() const { return n_threads_; }
+
+  // Run body(rank) on every rank and return when all have finished. The body must not throw.
+  // Calls from several Python threads queue up. After a fork the child starts its own threads.
+  // The floating-point environment is the default one inside, whatever the caller's was.
+  void run(const std::function<void(int)>& body);
+
+  // Inside a body: wait until every rank has arrived.
+  void barrier();
+
+ private:
+  void start();
+  void work(int rank, uint32_t seen);
+
+  const int n_threads_;
+  std::vector<std::thread> threads_;
+  std::mutex running_;  // one body at a time
+  int64_t owner_pid_ = 0;
+  const std::function<void(int)>* body_ = nullptr;
+  alignas(64) std::atomic<uint32_t> epoch_{0};    // odd or even: advances once per body
+  alignas(64) std::atomic<int> unfinished_{0};    // workers still inside the body
+  alignas(64) std::atomic<int> arrived_{0};       // ranks waiting at the barrier
+  alignas(64) std::atomic<uint32_t> phase_{0};    // advances when a barrier opens
+  std::atomic<bool> stopping_{false};
+};
+
+}  // namespace capax

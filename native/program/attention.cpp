@@ -1,0 +1,135 @@
+#include "program/attention.h"
+
+#include <algorithm>
+
+namespace capax {
+namespace {
+
+constexpr int64_t kBlockTokens = 16;  // tokens that one item of phase 1 stores
+constexpr int64_t kSplitTokens = 4;   // sequences with at most so many tokens are split by span
+
+int64_t align16(int64_t n) { return (n + 15) / 16 * 16; }
+
+}  // namespace
+
+Attend AttentionOperation::attend_for(const Step& step, const SequenceSlice& sequence) const {
+  Attend a{};
+  a.view = {layout_, step.pages + o_.layer * layer_page_nbytes(layout_), step.page_stride, sequence.page_table};
+  a.ldq = program_.width(o_.q);
+  a.q = program_.rows(o_.q) + sequence.token_begin * a.ldq;
+  a.ldo = program_.width(o_.out);
+  a.out = program_.rows(o_.out) + sequence.token_begin * a.ldo;
+  a.n_tokens = sequence.token_end - sequence.token_begin;
+  a.position0 = sequence.position0;
+  a.n_group = n_group();
+  a.window = o_.window;
+  a.n_keys = o_.causal ? 0 : sequence.position0 + a.n_tokens;
+  a.scale = o_.scale;
+  return a;
+}
+
+void AttentionOperation::prepare(const Step& step, int n_threads) {
+  layout_ = {step.kv_type, o_.n_kv_heads, o_.head_dim, o_.head_dim};
+  blocks_.clear();
+  tiles_.clear();
+  first_item_.assign(1, 0);
+  has_split_ = false;
+  int64_t partials = 0;
+  const int64_t tile_tokens = attend_tile_tokens(n_group());
+  for (int32_t i = 0; i < static_cast<int32_t>(step.sequences.size()); ++i) {
+    const SequenceSlice& sequence = step.sequences[static_cast<size_t>(i)];
+    const Attend a = attend_for(step, sequence);
+    for (int64_t begin = 0; begin < a.n_tokens; begin += kBlockTokens)
+      blocks_.push_back({i, begin, std::min(begin + kBlockTokens, a.n_tokens), 0, 0});
+    const bool split = a.n_tokens <= kSplitTokens;
+    const int64_t stride = split ? 1 : tile_tokens;
+    // The last tokens see the most keys: their items come first, so that the threads end together.
+    for (int64_t begin = (a.n_tokens - 1) / stride * stride; begin >= 0; begin -= stride) {
+      Tile tile{i, begin, std::min(begin + stride, a.n_tokens), 0, 0};
+      int64_t items = o_.n_kv_heads;
+      if (split) {
+        const Range spans = visible_spans(a, a.position0 + begin);
+        tile.n_spans = spans.end - spans.begin;
+        tile.partials = partials;
+        partials += o_.n_kv_heads * tile.n_spans * n_group() * partial_floats(layout_);
+        items *= tile.n_spans;
+        has_split_ = has_split_ || tile.n_spans > 1;
+      }
+      tiles_.push_back(tile);
+      first_item_.push_back(first_item_.back() + items);
+    }
+  }
+  rank_floats_ = align16(attend_scratch_floats(layout_, n_group()));
+  scratch_.reserve((rank_floats_ * n_threads + partials) * static_cast<int64_t>(sizeof(float)));
+}
+
+void AttentionOperation::store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end,
+                               int32_t kv_head) const {
+  const NormKernels& norms = context.kernels.norms;
+  const int64_t half = o_.head_dim / 2, ldk = program_.width(o_.k), ldv = program_.width(o_.v);
+  const auto turn = [&](float* heads, int64_t n_heads, const std::vector<float>& gain, int64_t position) {
+    if (!gain.empty()) norms.rms_norm(heads, n_heads, o_.head_dim, gain.data(), o_.norm_eps, heads);
+    norms.rope(heads, n_heads, o_.head_dim, o_.head_dim, o_.cos + position * half, o_.sin + position * half,
+               o_.style);
+  };
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t row = sequence.token_begin + t, position = sequence.position0 + t;
+    float* q = program_.rows(o_.q) + row * program_.width(o_.q) + kv_head * n_group() * o_.head_dim;
+    turn(q, n_group(), o_.q_norm, position);
+    turn(program_.rows(o_.k) + row * ldk + kv_head * o_.head_dim, 1, o_.k_norm, position);
+  }
+  const KVView view = attend_for(context.step, sequence).view;
+  const int64_t row = sequence.token_begin + begin;
+  context.kernels.attention.append(view, program_.rows(o_.k) + row * ldk, ldk, program_.rows(o_.v) + row * ldv, ldv,
+                                   end - begin, sequence.position0 + begin, kv_head, kv_head + 1);
+}
+
+void AttentionOperation::run(Context& context, int rank) {
+  const Step& step = context.step;
+  if (!step.pages) return;  // a cache outside the program does this layer
+  const AttentionKernels& kernels = context.kernels.attention;
+  const int64_t n_stores = static_cast<int64_t>(blocks_.size()) * o_.n_kv_heads;
+  for (int64_t item; (item = counter.next.fetch_add(1, std::memory_order_relaxed)) < n_stores;) {
+    const Tile& block = blocks_[static_cast<size_t>(item / o_.n_kv_heads)];
+    store(context, step.sequences[static_cast<size_t>(block.sequence)], block.token_begin, block.token_end,
+          static_cast<int32_t>(item % o_.n_kv_heads));
+  }
+  context.team.barrier();
+
+  float* memory = reinterpret_cast<float*>(scratch_.reserve(0));
+  float* scratch = memory + rank * rank_floats_;
+  float* partials = memory + context.team.size() * rank_floats_;
+  const int64_t n_partial = n_group() * partial_floats(layout_);
+  const int64_t n_items = first_item_.back();
+  for (int64_t item; (item = counter2.next.fetch_add(1, std::memory_order_relaxed)) < n_items;) {
+    const auto after = std::upper_bound(first_item_.begin(), first_item_.end(), item);
+    const int64_t index = after - first_item_.begin() - 1;
+    const Tile& tile = tiles_[static_cast<size_t>(index)];
+    const Attend a = attend_for(step, step.sequences[static_cast<size_t>(tile.sequence)]);
+    const int64_t local = item - first_item_[static_cast<size_t>(index)];
+    if (tile.n_spans == 0) {
+      kernels.attend(a, static_cast<int32_t>(local), tile.token_begin, tile.token_end, scratch);
+      continue;
+    }
+    const int32_t kv_head = static_cast<int32_t>(local / tile.n_spans);
+    const int64_t span = local % tile.n_spans;
+    float* first = partials + tile.partials + kv_head * tile.n_spans * n_partial;
+    kernels.attend_span(a, kv_head, tile.token_begin, visible_spans(a, a.position0 + tile.token_begin).begin + span,
+                        scratch, first + span * n_partial);
+    if (tile.n_spans == 1) kernels.merge(a, kv_head, tile.token_begin, first, n_partial);
+  }
+  if (!has_split_) return;
+
+  context.team.barrier();
+  const int64_t n_merges = static_cast<int64_t>(tiles_.size()) * o_.n_kv_heads;
+  for (int64_t item = rank; item < n_merges; item += context.team.size()) {
+    const Tile& tile = tiles_[static_cast<size_t>(item / o_.n_kv_heads)];
+    if (tile.n_spans <= 1) continue;
+    const int32_t kv_head = static_cast<int32_t>(item % o_.n_kv_heads);
+    const Attend a = attend_for(step, step.sequences[static_cast<size_t>(tile.sequence)]);
+    kernels.merge(a, kv_head, tile.token_begin, partials + tile.partials + kv_head * tile.n_spans * n_partial,
+                  n_partial);
+  }
+}
+
+}  // namespace capax

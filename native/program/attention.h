@@ -1,0 +1,62 @@
+// One layer's attention over the paged cache: norm and rotate q and k, append, attend.
+//
+// Phase 1, items (sequence, block of tokens, KV head): QK norm, rotary embedding, append.
+// Phase 2, a few tokens: items (sequence, token, KV head, span of 512 keys) and a merge;
+//          many tokens: items (sequence, KV head, tile of tokens). Both give the same bits.
+#pragma once
+
+#include <vector>
+
+#include "program/program.h"
+
+namespace capax {
+
+class AttentionOperation : public Operation {
+ public:
+  struct Options {
+    int64_t layer;
+    int q, k, v, out;  // buffers
+    int32_t n_heads, n_kv_heads, head_dim;
+    const float* cos;  // [n_positions, head_dim / 2], kept alive by the caller
+    const float* sin;
+    int64_t n_positions;
+    RopeStyle style;
+    std::vector<float> q_norm, k_norm;  // [head_dim] or empty
+    float norm_eps;
+    float scale;
+    int32_t window;
+    bool causal;
+  };
+
+  AttentionOperation(Program& program, Options options) : program_(program), o_(std::move(options)) {}
+
+  void prepare(const Step& step, int n_threads) override;
+  void run(Context& context, int rank) override;
+  int64_t scratch_nbytes() const override { return scratch_.nbytes(); }
+
+ private:
+  struct Tile {  // tokens of one sequence that one item attends for
+    int32_t sequence;
+    int64_t token_begin, token_end;  // within the sequence
+    int64_t n_spans;                 // 0: all spans at once, by `attend`
+    int64_t partials;                // offset in floats of the first partial, if split in spans
+  };
+
+  Attend attend_for(const Step& step, const SequenceSlice& sequence) const;
+  void store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end, int32_t kv_head) const;
+
+  Program& program_;
+  Options o_;
+  KVLayout layout_{};
+  std::vector<Tile> blocks_;          // phase 1
+  std::vector<Tile> tiles_;           // phase 2
+  std::vector<int64_t> first_item_;   // of each tile, then the total
+  bool has_split_ = false;
+  int64_t rank_floats_ = 0;
+  Scratch scratch_;  // [per rank: kernel scratch | partials]
+  int64_t partial_floats_ = 0;
+
+  int32_t n_group() const { return o_.n_heads / o_.n_kv_heads; }
+};
+
+}  // namespace capax

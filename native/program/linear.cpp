@@ -1,0 +1,128 @@
+#include "program/linear.h"
+
+#include <algorithm>
+#include <exception>
+#include <stdexcept>
+
+namespace capax {
+namespace {
+
+// Up to this many rows every thread prepares all of them for itself: cheaper than a barrier.
+constexpr int64_t kPrivateRows = 2;
+// Pieces of work per thread in one operation: small enough to even out a slowed core.
+constexpr int64_t kPiecesPerThread = 6;
+
+int64_t align64(int64_t n) { return (n + 63) / 64 * 64; }
+
+}  // namespace
+
+LinearOperation::LinearOperation(Program& program, int input, int64_t n_in, std::vector<float> norm,
+                                 float norm_eps, int up, bool gather, bool accumulate)
+    : program_(program), input_(input), n_in_(n_in), norm_(std::move(norm)), norm_eps_(norm_eps), up_(up),
+      gather_(gather), accumulate_(accumulate) {
+  if (!norm_.empty() && static_cast<int64_t>(norm_.size()) != n_in) throw std::invalid_argument("norm gain");
+  if (!norm_.empty() && up_ >= 0) throw std::invalid_argument("a norm and a gate exclude each other");
+}
+
+void LinearOperation::add_output(Output output) {
+  if (output.weight->n_in() != n_in_) throw std::invalid_argument("weight and input differ in width");
+  if (!output.bias.empty() && static_cast<int64_t>(output.bias.size()) != output.weight->n_out())
+    throw std::invalid_argument("bias and weight differ in length");
+  (output.weight->is_integer() ? needs_integer_ : needs_float_) = true;
+  n_groups_ += output.weight->n_groups();
+  weight_scratch_nbytes_ = std::max(weight_scratch_nbytes_, align64(output.weight->scratch_nbytes()));
+  outputs_.push_back(std::move(output));
+}
+
+int64_t LinearOperation::prepared_nbytes(int64_t n) const {
+  return (needs_integer_ ? q8_rows_nbytes(n, n_in_) : 0) + (needs_float_ ? align64(n * n_in_ * 4) : 0);
+}
+
+LinearOperation::Prepared LinearOperation::layout(uint8_t* memory, int64_t n) const {
+  Prepared prepared{};
+  if (needs_integer_) {
+    prepared.q8 = q8_rows_at(memory, n, n_in_);
+    memory += q8_rows_nbytes(n, n_in_);
+  }
+  if (needs_float_) prepared.rows = reinterpret_cast<float*>(memory);
+  return prepared;
+}
+
+void LinearOperation::prepare(const Step& step, int n_threads) {
+  const int64_t n = n_rows(step);
+  shared_nbytes_ = n > kPrivateRows ? prepared_nbytes(n) : 0;
+  rank_nbytes_ = (n > kPrivateRows ? 0 : prepared_nbytes(n)) + align64(n_in_ * 4) + weight_scratch_nbytes_;
+  shared_.reserve(shared_nbytes_ + rank_nbytes_ * n_threads);
+}
+
+void LinearOperation::prepare_row(Context& context, const Prepared& prepared, int64_t row,
+                                  float* temporary) const {
+  const int64_t source = gather_ ? context.step.logit_rows[row] : row;
+  const float* x = program_.rows(input_) + source * program_.width(input_);
+  float* target = prepared.rows ? prepared.rows + row * n_in_ : temporary;
+  if (!norm_.empty()) {
+    context.kernels.norms.rms_norm(x, 1, n_in_, norm_.data(), norm_eps_, target);
+    x = target;
+  } else if (up_ >= 0) {
+    context.kernels.norms.swiglu(x, program_.rows(up_) + source * program_.width(up_), n_in_, target);
+    x = target;
+  } else if (prepared.rows) {
+    std::copy(x, x + n_in_, target);
+  }
+  if (needs_integer_)  // row stride 0: the one row at x stands for row `row`
+    context.kernels.matmul.quantize_rows(x, 0, n_rows(context.step), n_in_, row, row + 1, prepared.q8);
+}
+
+void LinearOperation::run(Context& context, int rank) {
+  const int64_t n = n_rows(context.step);
+  if (n == 0) return;
+  const int n_threads = context.team.size();
+  uint8_t* mine = shared_.reserve(0) + shared_nbytes_ + rank * rank_nbytes_;
+  Prepared prepared{};
+  if (n <= kPrivateRows) {
+    prepared = layout(mine, n);
+    mine += prepared_nbytes(n);
+    float* temporary = reinterpret_cast<float*>(mine);
+    for (int64_t row = 0; row < n; ++row) prepare_row(context, prepared, row, temporary);
+  } else {
+    prepared = layout(shared_.reserve(0), n);
+    float* temporary = reinterpret_cast<float*>(mine);
+    // Whole tiles of tokens to each rank: the int8 form interleaves the tokens of a tile.
+    const int64_t n_tiles = (n + kTokenTile - 1) / kTokenTile;
+    const int64_t first = n_tiles * rank / n_threads * kTokenTile;
+    const int64_t last = std::min(n, n_tiles * (rank + 1) / n_threads * kTokenTile);
+    for (int64_t row = first; row < last; ++row) prepare_row(context, prepared, row, temporary);
+    context.team.barrier();
+  }
+  uint8_t* weight_scratch = mine + align64(n_in_ * 4);
+
+  const int64_t piece = std::max<int64_t>(1, n_groups_ / (n_threads * kPiecesPerThread));
+  while (!context.failed.load(std::memory_order_relaxed)) {
+    int64_t begin = counter.next.fetch_add(piece, std::memory_order_relaxed);
+    if (begin >= n_groups_) break;
+    int64_t end = std::min(begin + piece, n_groups_);
+    for (const Output& output : outputs_) {  // the outputs' groups lie one after another
+      const int64_t groups = output.weight->n_groups();
+      if (begin < groups && end > 0) {
+        const int64_t first = std::max<int64_t>(begin, 0), last = std::min(end, groups);
+        float* y = program_.rows(output.buffer) + output.column;
+        const int64_t ldy = program_.width(output.buffer);
+        try {
+          output.weight->matmul_groups(first, last, prepared.q8, prepared.rows, n_in_, n,
+                                       y, ldy, accumulate_, weight_scratch);
+        } catch (const std::exception& error) {
+          context.fail(error.what());
+        }
+        if (!output.bias.empty()) {
+          const int64_t stop = std::min(last * 16, output.weight->n_out());
+          for (int64_t t = 0; t < n; ++t)
+            for (int64_t o = first * 16; o < stop; ++o) y[t * ldy + o] += output.bias[static_cast<size_t>(o)];
+        }
+      }
+      begin -= groups;
+      end -= groups;
+    }
+  }
+}
+
+}  // namespace capax

@@ -1,0 +1,64 @@
+// Linear maps of one input, with what precedes and follows them fused in.
+//
+//   h = input row | rms_norm(input row) | silu(input row) * gate row
+//   for each output: y[:, column...] (+)= W h (+ bias)
+//
+// All outputs of one operation share the input row and its int8 form; their output rows form
+// one range of work in groups of 16 that the threads claim piece by piece.
+#pragma once
+
+#include <vector>
+
+#include "program/program.h"
+
+namespace capax {
+
+class LinearOperation : public Operation {
+ public:
+  struct Output {
+    const Weight* weight;
+    std::vector<float> bias;  // [n_out] or empty
+    int buffer;
+    int64_t column;
+  };
+
+  // norm: gain [n_in] of an RMS norm, or empty. up: buffer multiplied by silu(input), or -1.
+  // gather: read the rows `step.logit_rows` of the input instead of all tokens.
+  LinearOperation(Program& program, int input, int64_t n_in, std::vector<float> norm, float norm_eps,
+                  int up, bool gather, bool accumulate);
+  void add_output(Output output);
+
+  void prepare(const Step& step, int n_threads) override;
+  void run(Context& context, int rank) override;
+  int64_t scratch_nbytes() const override { return shared_.nbytes(); }
+  // The int8/float form of `n_rows` input rows needs this much memory.
+  int64_t prepared_nbytes(int64_t n_rows) const;
+
+ private:
+  struct Prepared {
+    Q8Rows q8;
+    float* rows;  // nullptr unless needed
+  };
+  Prepared layout(uint8_t* memory, int64_t n_rows) const;
+  void prepare_row(Context& context, const Prepared& prepared, int64_t row, float* temporary) const;
+  int64_t n_rows(const Step& step) const { return gather_ ? step.n_logit_rows : step.n_tokens; }
+
+  Program& program_;
+  int input_;
+  int64_t n_in_;
+  std::vector<float> norm_;
+  float norm_eps_;
+  int up_;
+  bool gather_;
+  bool accumulate_;
+  bool needs_integer_ = false;
+  bool needs_float_ = false;
+  int64_t n_groups_ = 0;
+  int64_t weight_scratch_nbytes_ = 0;
+  std::vector<Output> outputs_;
+  Scratch shared_;  // [prepared rows | per rank: prepared rows, one row, weight scratch]
+  int64_t shared_nbytes_ = 0;
+  int64_t rank_nbytes_ = 0;
+};
+
+}  // namespace capax

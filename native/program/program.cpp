@@ -1,0 +1,77 @@
+#include "program/program.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <stdexcept>
+
+namespace capax {
+
+void Scratch::Free::operator()(uint8_t* p) const { std::free(p); }
+
+uint8_t* Scratch::reserve(int64_t nbytes) {
+  if (nbytes > nbytes_) {
+    const int64_t rounded = (nbytes + 63) / 64 * 64;
+    memory_.reset();
+    nbytes_ = 0;
+    memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>(rounded))));
+    if (!memory_) throw std::bad_alloc();
+    nbytes_ = rounded;
+  }
+  return memory_.get();
+}
+
+void Context::fail(const std::string& what) {
+  std::lock_guard<std::mutex> lock(message_mutex);
+  if (!failed.exchange(true)) message = what;
+}
+
+int Program::buffer(int64_t width, bool gathered) {
+  if (width <= 0) throw std::invalid_argument("a buffer needs a positive width");
+  if (max_tokens_ > 0) throw std::invalid_argument("buffers come before the first reserve");
+  buffers_.push_back({width, gathered, {}, nullptr});
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+int Program::add(std::unique_ptr<Operation> operation) {
+  operations_.push_back(std::move(operation));
+  return static_cast<int>(operations_.size()) - 1;
+}
+
+void Program::reserve(int64_t n_tokens, int64_t n_logit_rows) {
+  max_tokens_ = std::max(max_tokens_, n_tokens);
+  max_logit_rows_ = std::max(max_logit_rows_, n_logit_rows);
+  for (Buffer& buffer : buffers_) {
+    const int64_t n = buffer.gathered ? max_logit_rows_ : max_tokens_;
+    buffer.rows = buffer.memory.reserve(n * buffer.width * static_cast<int64_t>(sizeof(float)));
+  }
+}
+
+void Program::run(const Step& step, int64_t begin, int64_t end) {
+  std::lock_guard<std::mutex> lock(running_);
+  if (step.n_tokens > max_tokens_ || step.n_logit_rows > max_logit_rows_)
+    throw std::invalid_argument("the step has more rows than the program has room for");
+  for (int64_t i = begin; i < end; ++i) {
+    Operation& operation = *operations_[static_cast<size_t>(i)];
+    operation.prepare(step, team_.size());
+    operation.counter.next.store(0, std::memory_order_relaxed);
+    operation.counter2.next.store(0, std::memory_order_relaxed);
+  }
+  Context context{*this, kernels(), team_, step, {}, {}, {}};
+  team_.run([&](int rank) {
+    for (int64_t i = begin; i < end; ++i) {
+      operations_[static_cast<size_t>(i)]->run(context, rank);
+      team_.barrier();
+    }
+  });
+  if (context.failed.load()) throw std::runtime_error(context.message);
+}
+
+int64_t Program::scratch_nbytes() const {
+  int64_t total = 0;
+  for (const Buffer& buffer : buffers_) total += buffer.memory.nbytes();
+  for (const auto& operation : operations_) total += operation->scratch_nbytes();
+  return total;
+}
+
+}  // namespace capax

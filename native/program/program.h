@@ -1,0 +1,128 @@
+// A model's forward pass as a list of operations, run by the thread team in one call.
+//
+// A family file in Python records the operations once; `Program::run` then executes a range of
+// them over the tokens of a step: prefill, decode and ragged mixtures are the same code. Rows
+// are float32 [n_tokens, width] in buffers owned by the program. Every operation is a function
+// of its own row (or, for attention, of its own sequence), so neither the composition of the
+// step nor the number of threads can change a bit of a row.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "attention/attention.h"
+#include "kernels.h"
+#include "matmul/weight.h"
+#include "parallel/team.h"
+
+namespace capax {
+
+// One sequence's share of a step: consecutive positions of one paged cache.
+struct SequenceSlice {
+  int64_t token_begin, token_end;  // rows of the step
+  int64_t position0;               // position of the first row; also the tokens already cached
+  const int32_t* page_table;       // pages covering positions 0 .. position0 + n_tokens - 1
+};
+
+struct Step {
+  const int32_t* tokens = nullptr;  // [n_tokens]
+  int64_t n_tokens = 0;
+  std::vector<SequenceSlice> sequences;
+  const int32_t* logit_rows = nullptr;  // [n_logit_rows] rows whose logits are wanted
+  int64_t n_logit_rows = 0;
+  uint8_t* pages = nullptr;  // base of the page pool
+  int64_t page_stride = 0;
+  KVType kv_type = KVType::f32;
+};
+
+struct alignas(64) Counter {
+  std::atomic<int64_t> next{0};
+};
+
+// Memory with the alignment of a cache line; grows, never shrinks, contents lost on growth.
+class Scratch {
+ public:
+  uint8_t* reserve(int64_t nbytes);
+  int64_t nbytes() const { return nbytes_; }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* p) const;
+  };
+  std::unique_ptr<uint8_t, Free> memory_;
+  int64_t nbytes_ = 0;
+};
+
+class Program;
+
+// What an operation sees while it runs.
+struct Context {
+  Program& program;
+  const Kernels& kernels;
+  Team& team;
+  const Step& step;
+
+  void fail(const std::string& message);  // keeps the first message; the step is then void
+  std::atomic<bool> failed{false};
+  std::mutex message_mutex;
+  std::string message;
+};
+
+class Operation {
+ public:
+  virtual ~Operation() = default;
+  // Grow scratch for this step; called by one thread before the team starts.
+  virtual void prepare(const Step&, int /*n_threads*/) {}
+  // Called by every rank, in program order, with a barrier after each operation.
+  virtual void run(Context&, int rank) = 0;
+  virtual int64_t scratch_nbytes() const { return 0; }
+
+  Counter counter;   // work items already claimed in this step
+  Counter counter2;  // the same for an operation with two phases of items
+};
+
+class Program {
+ public:
+  explicit Program(int n_threads) : team_(n_threads) {}
+
+  // A buffer of float32 rows of this width; returns its id. A `gathered` buffer has one row for
+  // each of the step's `logit_rows` instead of one for each token.
+  int buffer(int64_t width, bool gathered);
+  int add(std::unique_ptr<Operation> operation);
+
+  // Run operations [begin, end) over the step. Throws std::runtime_error if a weight could not
+  // be read.
+  void run(const Step& step, int64_t begin, int64_t end);
+  // Make room for so many tokens and logit rows in a step; contents are lost when it grows.
+  void reserve(int64_t n_tokens, int64_t n_logit_rows);
+
+  float* rows(int buffer) { return reinterpret_cast<float*>(buffers_[static_cast<size_t>(buffer)].rows); }
+  int64_t width(int buffer) const { return buffers_[static_cast<size_t>(buffer)].width; }
+  int64_t n_buffers() const { return static_cast<int64_t>(buffers_.size()); }
+  bool gathered(int buffer) const { return buffers_[static_cast<size_t>(buffer)].gathered; }
+  int64_t max_tokens() const { return max_tokens_; }
+  int64_t max_logit_rows() const { return max_logit_rows_; }
+  int64_t n_operations() const { return static_cast<int64_t>(operations_.size()); }
+  int64_t scratch_nbytes() const;
+  Team& team() { return team_; }
+
+ private:
+  struct Buffer {
+    int64_t width;
+    bool gathered;
+    Scratch memory;
+    uint8_t* rows = nullptr;
+  };
+  Team team_;
+  std::mutex running_;
+  std::vector<Buffer> buffers_;
+  std::vector<std::unique_ptr<Operation>> operations_;
+  int64_t max_tokens_ = 0;
+  int64_t max_logit_rows_ = 0;
+};
+
+}  // namespace capax
