@@ -196,6 +196,11 @@ class ModelConfig:
         """Width of all key heads together, and of all value heads."""
         return self.n_kv_heads * self.head_dim
 
+    @property
+    def attention_scale(self) -> float:
+        """What attention scores are multiplied with."""
+        return float(self.head_dim**-0.5)
+
     def window_of(self, layer: int) -> int | None:
         """Return the sliding window of `layer`, None where it attends to everything."""
         if self.sliding_layers and not self.sliding_layers[layer]:

@@ -1,6 +1,22 @@
 """One matrix: how it is encoded and where it lives."""
 
 from capax.weights.encodings import dequantize, quantize
-from capax.weights.matrix import NativeWeight, Weight, WeightArena
+from capax.weights.matrix import (
+    NativeWeight,
+    Residency,
+    Weight,
+    WeightArena,
+    load_weight,
+    packed_nbytes,
+)
 
-__all__ = ["NativeWeight", "Weight", "WeightArena", "dequantize", "quantize"]
+__all__ = [
+    "NativeWeight",
+    "Residency",
+    "Weight",
+    "WeightArena",
+    "dequantize",
+    "load_weight",
+    "packed_nbytes",
+    "quantize",
+]

@@ -6,14 +6,55 @@ interleaved for the kernels) or `streamed` (read from the file at every use). Bo
 same bits, and so do one token alone and the same token in a batch.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from capax._native import Weight as NativeWeight
-from capax._native import WeightArena
+from capax._native import WeightArena, WeightReadError
+from capax.errors import FileFormatError
+from capax.files.tensors import TensorInfo
 
-__all__ = ["NativeWeight", "Weight", "WeightArena"]
+__all__ = [
+    "NativeWeight",
+    "Residency",
+    "Weight",
+    "WeightArena",
+    "load_weight",
+    "packed_nbytes",
+]
+
+Residency = Literal["packed", "streamed"]
+
+
+def packed_nbytes(tensor: TensorInfo) -> int:
+    """Return the bytes the packed form of a matrix takes in memory, alignment included."""
+    n_out, n_in = tensor.shape
+    nbytes = NativeWeight.packed_nbytes(tensor.encoding.name, n_out, n_in)
+    return -(-nbytes // 64) * 64
+
+
+def load_weight(
+    tensor: TensorInfo, residency: Residency = "packed", arena: WeightArena | None = None
+) -> NativeWeight:
+    """Make a weight of a matrix in a file; packed forms are laid into `arena` if there is one.
+
+    Raises FileFormatError if the file no longer holds the bytes its header promised.
+    """
+    n_out, n_in = tensor.shape
+    try:
+        return NativeWeight.from_file(
+            str(tensor.path),
+            tensor.offset,
+            tensor.nbytes,
+            tensor.encoding.name,
+            n_out,
+            n_in,
+            residency,
+            arena if residency == "packed" else None,
+        )
+    except (WeightReadError, ValueError) as error:
+        raise FileFormatError(f"{tensor.path}: tensor {tensor.name!r}: {error}") from error
 
 
 @runtime_checkable
