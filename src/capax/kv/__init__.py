@@ -1,0 +1,24 @@
+"""What is remembered of the context: one method per file."""
+
+from capax.kv.cache import AttentionInput, KVCache
+from capax.kv.paged import (
+    KV_TYPES,
+    PAGE_TOKENS,
+    KVType,
+    PagedKVCache,
+    PagePool,
+    page_nbytes,
+    pages_for,
+)
+
+__all__ = [
+    "KV_TYPES",
+    "PAGE_TOKENS",
+    "AttentionInput",
+    "KVCache",
+    "KVType",
+    "PagePool",
+    "PagedKVCache",
+    "page_nbytes",
+    "pages_for",
+]

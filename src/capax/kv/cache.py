@@ -1,0 +1,82 @@
+"""What is remembered of a sequence's context: the interface every KV method implements.
+
+A cache belongs to one sequence. The forward pass calls `append` and then `attend` once per
+layer for the new tokens; the engine calls `truncate`, `fork` and `close`. Methods decide for
+themselves what they keep of a token: `AttentionInput` offers the layer's input as well as
+the projected keys and values, so that a method may store either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionInput:
+    """What a layer hands to the cache for `t` new tokens (views valid during the call).
+
+    `k`, `v`: [t, n_kv_heads * head_dim] float32, projected (bias added), keys not yet
+    normalised or rotated. `x()` computes the layer's normalised input, [t, d_model].
+    `rotate(k, positions)` applies the model's QK norm and rotary embedding to a copy of keys.
+    """
+
+    k: Floats
+    v: Floats
+    x: Callable[[], Floats]
+    rotate: Callable[[Floats, Positions], Floats]
+
+
+class KVCache(Protocol):
+    """One sequence's memory of its context. `n_tokens` positions are held: 0 .. n_tokens - 1."""
+
+    @property
+    def n_tokens(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes this sequence keeps, scales and codebooks included; shared pages count in full."""
+        ...
+
+    def reserve(self, n_new: int) -> None:
+        """Make room for `n_new` more positions, or raise CapacityError and change nothing."""
+        ...
+
+    def append(self, layer: int, inputs: AttentionInput, positions: Positions) -> None:
+        """Store what the method keeps of the tokens at `positions` (int32 [t], consecutive)."""
+        ...
+
+    def attend(self, layer: int, q: Floats, positions: Positions) -> Floats:
+        """Attend with rotated queries [t, n_heads, head_dim]; returns the same shape."""
+        ...
+
+    def advance(self, n_new: int) -> None:
+        """Count `n_new` appended positions as held, after the last layer has run."""
+        ...
+
+    def truncate(self, n_tokens: int) -> None:
+        """Forget every position from `n_tokens` on. Raises ValueError if it holds fewer."""
+        ...
+
+    def fork(self) -> Self:
+        """Return a second cache with the same content; later changes do not meet."""
+        ...
+
+    def export(self) -> bytes:
+        """Return the content as bytes that `load` of an equally configured cache accepts."""
+        ...
+
+    def load(self, content: bytes) -> None:
+        """Replace the content. Raises StoreError, changing nothing, for anything foreign."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; the cache is empty afterwards."""
+        ...
