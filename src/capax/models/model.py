@@ -1,0 +1,200 @@
+"""A model ready to run: its weights, its recorded program, and `forward`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from capax import _native
+from capax.errors import FileFormatError
+from capax.files.config import ModelConfig
+from capax.kv import AttentionInput, KVCache, PagedKVCache, PagePool
+from capax.models import llama
+from capax.models.program import Attention, Norm, ProgramBuilder
+from capax.models.rope import rotary_tables
+from capax.models.tensors import ModelTensors
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+# One entry per architecture: the function that records its forward pass.
+FAMILIES: dict[str, Callable[[ProgramBuilder, ModelTensors], None]] = {
+    "llama": llama.build,
+    "mistral": llama.build,
+    "qwen2": llama.build,
+    "qwen3": llama.build,
+}
+
+
+class SequenceSlice(NamedTuple):
+    """Rows `begin` .. `end` - 1 of a step are the next tokens of the sequence of `cache`."""
+
+    cache: KVCache
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The work of one forward pass: a ragged batch without padding.
+
+    `tokens`: int32 [n_tokens], the slices one after another; `logit_rows`: int32 [n], the
+    rows whose logits are wanted.
+    """
+
+    tokens: Ints
+    sequences: Sequence[SequenceSlice]
+    logit_rows: Ints
+
+
+class Model:
+    """Runs steps over sequences whose caches may be of any kind.
+
+    `max_tokens` and `max_logit_rows` bound a step; scratch memory is taken for them here.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: ModelTensors,
+        *,
+        context_len: int,
+        max_tokens: int,
+        max_logit_rows: int,
+        n_threads: int,
+    ) -> None:
+        build = FAMILIES.get(config.architecture)
+        if build is None:
+            raise FileFormatError(
+                f"architecture {config.architecture!r} is not supported; "
+                f"supported are {', '.join(sorted(FAMILIES))}"
+            )
+        self.config = config
+        self.context_len = context_len
+        self.max_tokens = max_tokens
+        self.max_logit_rows = max_logit_rows
+        self.native = _native.Program(n_threads)
+        self._tensors = tensors
+        self._program = ProgramBuilder(config, rotary_tables(config.rope, context_len), self.native)
+        build(self._program, tensors)
+        self.native.reserve(max_tokens, max_logit_rows)
+
+    @property
+    def weights_nbytes(self) -> int:
+        """Bytes of weights held in memory."""
+        return self._tensors.nbytes
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes of activations, logits and tables held in memory."""
+        tables = self._program.rotary
+        return self.native.scratch_nbytes + tables.cos.nbytes + tables.sin.nbytes
+
+    @property
+    def logits(self) -> Floats:
+        """The logits of the last step's rows: [max_logit_rows, vocab_size], a view."""
+        return self.native.rows(self._program.logits)
+
+    def forward(self, step: Step) -> Floats:
+        """Run the step; returns the logits of its logit rows, a view valid until the next one.
+
+        Each cache must have room (`reserve`) and is advanced. Raises FileFormatError if a
+        streamed weight can no longer be read; the caches are unchanged then.
+        """
+        pool = _common_pool(step.sequences)
+        if pool is None:
+            self.run_body(step)
+            return self.run_head(step.logit_rows)
+        n_operations = self.native.n_operations if len(step.logit_rows) else self._program.head
+        self._run(step, 0, n_operations, pool)
+        self._advance(step)
+        return self.logits[: len(step.logit_rows)]
+
+    def run_body(self, step: Step) -> None:
+        """Run everything before the head; `run_head` may follow for any rows."""
+        pool = _common_pool(step.sequences)
+        if pool is not None:
+            self._run(step, 0, self._program.head, pool)
+        else:
+            begin = 0
+            for attention in self._program.attentions:
+                self._run(step, begin, attention.operation, None)
+                for s in step.sequences:
+                    self._attend(attention, s)
+                begin = attention.operation + 1
+            self._run(step, begin, self._program.head, None)
+        self._advance(step)
+
+    def run_head(self, logit_rows: Ints) -> Floats:
+        """Return the logits of rows of the last body: [len(logit_rows), vocab_size], a view."""
+        n = len(logit_rows)
+        if n:
+            try:
+                self.native.run_head(self._program.head, logit_rows)
+            except RuntimeError as e:
+                raise FileFormatError(str(e)) from e
+        return self.logits[:n]
+
+    def _advance(self, step: Step) -> None:
+        for s in step.sequences:
+            s.cache.advance(s.end - s.begin)
+
+    def _run(self, step: Step, begin: int, end: int, pool: PagePool | None) -> None:
+        n = len(step.sequences)
+        bounds = np.empty((n, 3), np.int32)  # first row, end row, first position
+        for i, s in enumerate(step.sequences):
+            bounds[i] = s.begin, s.end, s.cache.n_tokens
+        tables = [s.cache.page_table for s in step.sequences if isinstance(s.cache, PagedKVCache)]
+        try:
+            self.native.run(
+                begin,
+                end,
+                step.tokens,
+                bounds,
+                tables if pool else [],
+                pool.native if pool else None,
+                pool.layout if pool else None,
+                step.logit_rows,
+            )
+        except RuntimeError as e:
+            raise FileFormatError(str(e)) from e
+
+    def _attend(self, attention: Attention, s: SequenceSlice) -> None:
+        """Let a cache outside the program do one layer of one sequence."""
+        c = self.config
+        rows = slice(s.begin, s.end)
+        n = s.end - s.begin
+        positions = np.arange(s.cache.n_tokens, s.cache.n_tokens + n, dtype=np.int32)
+
+        def view(buffer: int) -> Floats:
+            return self.native.rows(buffer)[rows]
+
+        def rotate(heads: Floats, norm: Norm | None, at: Ints) -> Floats:
+            heads = np.ascontiguousarray(heads).reshape(len(heads), -1, c.head_dim)
+            if norm is not None:
+                heads = _native.rms_norm(heads, norm.gain, norm.eps)
+            tables = self._program.rotary
+            return _native.rope(heads, tables.cos[at], tables.sin[at], c.rope.style)
+
+        inputs = AttentionInput(
+            view(attention.k),
+            view(attention.v),
+            lambda: _native.rms_norm(view(attention.x), attention.norm.gain, attention.norm.eps),
+            lambda k, at: rotate(k, attention.k_norm, at).reshape(len(k), -1),
+        )
+        s.cache.append(attention.layer, inputs, positions)
+        q = rotate(view(attention.q), attention.q_norm, positions)
+        out = s.cache.attend(attention.layer, q, positions)
+        view(attention.out)[:] = out.reshape(n, -1)
+
+
+def _common_pool(sequences: Sequence[SequenceSlice]) -> PagePool | None:
+    """The pool all caches of a step are paged in, or None if one is of another kind."""
+    pools = {id(s.cache.pool): s.cache.pool for s in sequences if isinstance(s.cache, PagedKVCache)}
+    if len(pools) == 1 and all(isinstance(s.cache, PagedKVCache) for s in sequences):
+        return next(iter(pools.values()))
+    return None

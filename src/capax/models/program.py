@@ -1,0 +1,146 @@
+"""Records a family's forward pass as a native program.
+
+A family file says, in the order of the computation, which operation reads which buffer of
+rows; nothing is computed while recording. The engine then runs the whole program, or the
+part between two attention operations, with one native call per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from capax import _native
+from capax.files.config import ModelConfig
+from capax.models.rope import RotaryTables
+from capax.weights import NativeWeight
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """The RMS norm before a linear map: `gain` float32 [n_in]."""
+
+    gain: Floats
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One recorded attention operation, as a cache outside the program needs to see it.
+
+    `operation` is its index in the program; `x`, `q`, `k`, `v`, `out` are buffer ids.
+    """
+
+    operation: int
+    layer: int
+    x: int
+    q: int
+    k: int
+    v: int
+    out: int
+    norm: Norm
+    q_norm: Norm | None
+    k_norm: Norm | None
+
+
+@dataclass
+class ProgramBuilder:
+    """Buffers are rows of float32, one per token of the step; ids are small integers."""
+
+    config: ModelConfig
+    rotary: RotaryTables
+    native: _native.Program
+    attentions: list[Attention] = field(default_factory=list)
+    head: int = -1  # index of the first operation of the head
+    logits: int = -1  # buffer [n_logit_rows, vocab_size]
+
+    def buffer(self, width: int) -> int:
+        """Return a new buffer of `width` floats per token."""
+        return self.native.buffer(width, False)
+
+    def embed(self, table: NativeWeight, out: int) -> None:
+        """out[t] = row `token[t]` of the embedding table."""
+        self.native.embed(table, out)
+
+    def linear(
+        self,
+        x: int,
+        outputs: Sequence[tuple[NativeWeight, Floats | None, int]],
+        *,
+        norm: Norm | None = None,
+        up: int | None = None,
+        add: bool = False,
+    ) -> None:
+        """For each (weight, bias, out): out = W h + bias, or out += W h with `add`.
+
+        h is x, its RMS norm, or silu(x) * up (SwiGLU, Shazeer 2020, arXiv 2002.05202).
+        """
+        self._linear(x, outputs, norm, up, add, gather=False)
+
+    def attention(
+        self,
+        layer: int,
+        *,
+        x: int,
+        q: int,
+        k: int,
+        v: int,
+        out: int,
+        norm: Norm,
+        q_norm: Norm | None = None,
+        k_norm: Norm | None = None,
+        causal: bool = True,
+    ) -> None:
+        """Normalise (if asked) and rotate q and k, append k and v to the cache, attend.
+
+        `x` and `norm` name where the layer's input came from, for caches that keep it.
+        """
+        c = self.config
+        operation = self.native.attention(
+            layer,
+            q,
+            k,
+            v,
+            out,
+            c.n_heads,
+            c.n_kv_heads,
+            c.head_dim,
+            self.rotary.cos,
+            self.rotary.sin,
+            c.rope.style == "interleaved",
+            q_norm.gain if q_norm else None,
+            k_norm.gain if k_norm else None,
+            q_norm.eps if q_norm else 0.0,
+            c.attention_scale,
+            c.window_of(layer) or 0,
+            causal,
+        )
+        self.attentions.append(Attention(operation, layer, x, q, k, v, out, norm, q_norm, k_norm))
+
+    def output(self, x: int, weight: NativeWeight, norm: Norm, bias: Floats | None = None) -> None:
+        """Record the head: logits of the step's logit rows, [n_logit_rows, vocab_size]."""
+        self.logits = self.native.buffer(weight.n_out, True)
+        self.head = self._linear(
+            x, [(weight, bias, self.logits)], norm, None, add=False, gather=True
+        )
+
+    def _linear(
+        self,
+        x: int,
+        outputs: Sequence[tuple[NativeWeight, Floats | None, int]],
+        norm: Norm | None,
+        up: int | None,
+        add: bool,
+        gather: bool,
+    ) -> int:
+        gain = norm.gain if norm else None
+        eps = norm.eps if norm else 0.0
+        operation = self.native.linear(x, gain, eps, -1 if up is None else up, gather, add)
+        for weight, bias, out in outputs:
+            self.native.linear_output(operation, weight, bias, out, 0)
+        return operation

@@ -1,0 +1,70 @@
+"""The tensors of one model in the form the forward pass wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from capax.errors import FileFormatError
+from capax.files.model_file import ModelFile
+from capax.files.tensors import TensorReader, read_float32
+from capax.weights import NativeWeight, Residency, WeightArena, load_weight, packed_nbytes
+
+Floats = npt.NDArray[np.float32]
+
+
+class ModelTensors:
+    """Matrices as `NativeWeight`, everything one-dimensional as float32 arrays.
+
+    `residency` names the matrices that stay in the file (`streamed`); the others are packed
+    into memory once, here, with `n_threads` reading and packing at a time.
+    """
+
+    def __init__(
+        self, model: ModelFile, residency: Mapping[str, Residency] | None = None, n_threads: int = 1
+    ) -> None:
+        self.output_name = "token_embd.weight" if model.config.tied_embeddings else "output.weight"
+        residency = residency or {}
+        matrices = [t for t in model.tensors.values() if len(t.shape) == 2]
+        # The largest first, so that the threads finish together.
+        matrices.sort(key=lambda t: -t.nbytes)
+        packed = [t for t in matrices if residency.get(t.name, "packed") == "packed"]
+        arena = WeightArena(sum(packed_nbytes(t) for t in packed)) if packed else None
+        with ThreadPoolExecutor(max(1, n_threads)) as threads:
+            weights = threads.map(
+                lambda t: load_weight(t, residency.get(t.name, "packed"), arena), matrices
+            )
+            self._matrices = {t.name: w for t, w in zip(matrices, weights, strict=True)}
+        with TensorReader() as reader:
+            self._vectors = {
+                t.name: read_float32(reader, t) for t in model.tensors.values() if len(t.shape) == 1
+            }
+        self._path = model.path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory by all tensors."""
+        return sum(w.nbytes for w in self._matrices.values()) + sum(
+            v.nbytes for v in self._vectors.values()
+        )
+
+    def matrix(self, name: str) -> NativeWeight:
+        """Return the matrix of this name. Raises FileFormatError if the model has none."""
+        try:
+            return self._matrices[name]
+        except KeyError:
+            raise FileFormatError(f"{self._path}: the matrix {name!r} is missing") from None
+
+    def vector(self, name: str) -> Floats:
+        """Return a vector as float32. Raises FileFormatError if the model has none."""
+        vector = self.optional_vector(name)
+        if vector is None:
+            raise FileFormatError(f"{self._path}: the vector {name!r} is missing")
+        return vector
+
+    def optional_vector(self, name: str) -> Floats | None:
+        """Return a vector as float32, or None if the model does not have it."""
+        return self._vectors.get(name)
