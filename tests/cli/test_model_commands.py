@@ -91,6 +91,15 @@ def test_pull_prints_the_path_and_verify_the_digest(tmp_path: Path) -> None:
     assert hashlib.sha256(DATA).hexdigest() in result.stderr
 
 
+def test_quiet_pull_says_nothing_but_the_result(tmp_path: Path) -> None:
+    from capax.cli.console import Console
+
+    model = small_model(tmp_path / "tiny.gguf")
+    ok(pull, str(model))
+    quiet = CliRunner().invoke(pull, ["--verify", "tiny"], obj=Console(verbosity=-1))
+    assert (quiet.stdout, quiet.stderr) == (f"{model}\n", "")
+
+
 def test_pull_offline_fails_with_our_error() -> None:
     result = run(pull, "--offline", "smollm2-135m")
     assert isinstance(result.exception, CapaxError)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from capax.cli.options import json_option, model_argument
+
 if TYPE_CHECKING:
     from capax.files.describe import ModelDescription
 
@@ -15,8 +17,8 @@ _TEMPLATE_LINES = 12
 
 
 @click.command("inspect")
-@click.argument("model")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@model_argument
+@json_option
 def command(model: str, as_json: bool) -> None:
     """Show architecture, encodings, bytes, context, licence, tokenizer and chat template.
 

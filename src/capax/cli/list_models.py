@@ -6,9 +6,12 @@ import json
 
 import click
 
+from capax.cli.console import console
+from capax.cli.options import json_option
+
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def command(as_json: bool) -> None:
     """List the models that were pulled or registered on this machine."""
     from capax.files.registry import Registry
@@ -32,7 +35,7 @@ def command(as_json: bool) -> None:
         click.echo(json.dumps({"models": models}, indent=2))
         return
     if not records:
-        click.echo("no models yet: run 'capax pull smollm2-135m'", err=True)
+        console().note("no models yet: run 'capax pull smollm2-135m'")
         return
     rows = [("NAME", "SIZE", "SOURCE")]
     for record in records:

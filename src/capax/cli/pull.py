@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from capax.cli.console import console
+
 
 @click.command("pull")
 @click.argument("name")
@@ -18,14 +20,11 @@ def command(name: str, offline: bool, verify: bool) -> None:
     from capax.files import pull as pulling
     from capax.files.registry import Registry
 
-    def report(message: str) -> None:
-        click.echo(message, err=True)
-
     registry = Registry()
     if verify:
         record = pulling.verify(name, registry=registry)
         kept = record.digest or "registered by reference, so no digest is kept"
-        click.echo(f"{name}: {record.nbytes:,} bytes, {kept}", err=True)
+        console().note(f"{name}: {record.nbytes:,} bytes, {kept}")
         click.echo(registry.path_of(record))
     else:
-        click.echo(pulling.pull(name, registry=registry, offline=offline, report=report))
+        click.echo(pulling.pull(name, registry=registry, offline=offline, report=console().note))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from capax.cli.console import console
+
 
 @click.command("rm")
 @click.argument("names", nargs=-1, required=True)
@@ -20,8 +22,8 @@ def command(names: tuple[str, ...]) -> None:
     for name in names:
         record = registry.remove(name)
         if record.digest is None:
-            click.echo(f"forgot {name}; {record.path} is untouched", err=True)
+            console().note(f"forgot {name}; {record.path} is untouched")
         elif registry.path_of(record).exists():
-            click.echo(f"removed {name}; another name still uses its bytes", err=True)
+            console().note(f"removed {name}; another name still uses its bytes")
         else:
-            click.echo(f"removed {name}, {format_size(record.nbytes)} freed", err=True)
+            console().note(f"removed {name}, {format_size(record.nbytes)} freed")
