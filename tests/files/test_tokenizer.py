@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -266,15 +266,10 @@ def test_random_bytes_tokenize_like_the_reference() -> None:
     assert tokenizer.encode(text) == reference(trained.reference, False)(text)
 
 
-def real_metadata(path: Path) -> dict[str, Any]:
-    import gguf
+def real_metadata(path: Path) -> Mapping[str, Any]:
+    from capax.files.gguf import GGUFFile
 
-    reader = gguf.GGUFReader(path)
-    return {
-        key: field.contents()
-        for key, field in reader.fields.items()
-        if key.startswith("tokenizer.")
-    }
+    return GGUFFile.open(path).metadata
 
 
 def test_real_smollm2_ids_equal_transformers(smollm2: Path) -> None:
