@@ -60,7 +60,7 @@ void AttentionOperation::prepare(const Step& step, int n_threads) {
     }
   }
   rank_floats_ = align16(attend_scratch_floats(layout_, n_group()));
-  scratch_.reserve((rank_floats_ * n_threads + partials) * static_cast<int64_t>(sizeof(float)));
+  program_.operation_scratch().reserve((rank_floats_ * n_threads + partials) * static_cast<int64_t>(sizeof(float)));
 }
 
 void AttentionOperation::store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end,
@@ -96,7 +96,7 @@ void AttentionOperation::run(Context& context, int rank) {
   }
   context.team.barrier();
 
-  float* memory = reinterpret_cast<float*>(scratch_.reserve(0));
+  float* memory = reinterpret_cast<float*>(program_.operation_scratch().reserve(0));
   float* scratch = memory + rank * rank_floats_;
   float* partials = memory + context.team.size() * rank_floats_;
   const int64_t n_partial = n_group() * partial_floats(layout_);

@@ -32,7 +32,6 @@ class AttentionOperation : public Operation {
 
   void prepare(const Step& step, int n_threads) override;
   void run(Context& context, int rank) override;
-  int64_t scratch_nbytes() const override { return scratch_.nbytes(); }
 
  private:
   struct Tile {  // tokens of one sequence that one item attends for
@@ -53,7 +52,7 @@ class AttentionOperation : public Operation {
   std::vector<int64_t> first_item_;   // of each tile, then the total
   bool has_split_ = false;
   int64_t rank_floats_ = 0;
-  Scratch scratch_;  // [per rank: kernel scratch | partials]
+  // Operation scratch: [per rank: kernel scratch | partials]
   int64_t partial_floats_ = 0;
 
   int32_t n_group() const { return o_.n_heads / o_.n_kv_heads; }

@@ -52,7 +52,7 @@ void LinearOperation::prepare(const Step& step, int n_threads) {
   const int64_t n = n_rows(step);
   shared_nbytes_ = n > kPrivateRows ? prepared_nbytes(n) : 0;
   rank_nbytes_ = (n > kPrivateRows ? 0 : prepared_nbytes(n)) + align64(n_in_ * 4) + weight_scratch_nbytes_;
-  shared_.reserve(shared_nbytes_ + rank_nbytes_ * n_threads);
+  program_.operation_scratch().reserve(shared_nbytes_ + rank_nbytes_ * n_threads);
 }
 
 void LinearOperation::prepare_row(Context& context, const Prepared& prepared, int64_t row,
@@ -77,7 +77,7 @@ void LinearOperation::run(Context& context, int rank) {
   const int64_t n = n_rows(context.step);
   if (n == 0) return;
   const int n_threads = context.team.size();
-  uint8_t* mine = shared_.reserve(0) + shared_nbytes_ + rank * rank_nbytes_;
+  uint8_t* mine = program_.operation_scratch().reserve(0) + shared_nbytes_ + rank * rank_nbytes_;
   Prepared prepared{};
   if (n <= kPrivateRows) {
     prepared = layout(mine, n);
@@ -85,7 +85,7 @@ void LinearOperation::run(Context& context, int rank) {
     float* temporary = reinterpret_cast<float*>(mine);
     for (int64_t row = 0; row < n; ++row) prepare_row(context, prepared, row, temporary);
   } else {
-    prepared = layout(shared_.reserve(0), n);
+    prepared = layout(program_.operation_scratch().reserve(0), n);
     float* temporary = reinterpret_cast<float*>(mine);
     // Whole tiles of tokens to each rank: the int8 form interleaves the tokens of a tile.
     const int64_t n_tiles = (n + kTokenTile - 1) / kTokenTile;

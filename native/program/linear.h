@@ -30,7 +30,6 @@ class LinearOperation : public Operation {
 
   void prepare(const Step& step, int n_threads) override;
   void run(Context& context, int rank) override;
-  int64_t scratch_nbytes() const override { return shared_.nbytes(); }
   // The int8/float form of `n_rows` input rows needs this much memory.
   int64_t prepared_nbytes(int64_t n_rows) const;
 
@@ -56,7 +55,7 @@ class LinearOperation : public Operation {
   int64_t n_groups_ = 0;
   int64_t weight_scratch_nbytes_ = 0;
   std::vector<Output> outputs_;
-  Scratch shared_;  // [prepared rows | per rank: prepared rows, one row, weight scratch]
+  // Operation scratch: [prepared rows | per rank: prepared rows, one row, weight scratch]
   int64_t shared_nbytes_ = 0;
   int64_t rank_nbytes_ = 0;
 };

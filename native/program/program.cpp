@@ -68,9 +68,8 @@ void Program::run(const Step& step, int64_t begin, int64_t end) {
 }
 
 int64_t Program::scratch_nbytes() const {
-  int64_t total = 0;
+  int64_t total = operation_scratch_.nbytes();
   for (const Buffer& buffer : buffers_) total += buffer.memory.nbytes();
-  for (const auto& operation : operations_) total += operation->scratch_nbytes();
   return total;
 }
 

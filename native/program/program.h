@@ -75,11 +75,10 @@ struct Context {
 class Operation {
  public:
   virtual ~Operation() = default;
-  // Grow scratch for this step; called by one thread before the team starts.
+  // Reserve shared scratch for this step; called by one thread before the team starts.
   virtual void prepare(const Step&, int /*n_threads*/) {}
   // Called by every rank, in program order, with a barrier after each operation.
   virtual void run(Context&, int rank) = 0;
-  virtual int64_t scratch_nbytes() const { return 0; }
 
   Counter counter;   // work items already claimed in this step
   Counter counter2;  // the same for an operation with two phases of items
@@ -108,6 +107,9 @@ class Program {
   int64_t max_logit_rows() const { return max_logit_rows_; }
   int64_t n_operations() const { return static_cast<int64_t>(operations_.size()); }
   int64_t scratch_nbytes() const;
+  // What operations need while they run. One memory serves all of them, one after another: it
+  // stays in cache, and a model of many layers takes no more than its widest operation.
+  Scratch& operation_scratch() { return operation_scratch_; }
   Team& team() { return team_; }
 
  private:
@@ -120,6 +122,7 @@ class Program {
   Team team_;
   std::mutex running_;
   std::vector<Buffer> buffers_;
+  Scratch operation_scratch_;
   std::vector<std::unique_ptr<Operation>> operations_;
   int64_t max_tokens_ = 0;
   int64_t max_logit_rows_ = 0;
