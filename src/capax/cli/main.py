@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("list_models", "List the models on this machine."),
     "inspect": ("inspect", "Show what is in a model file."),
     "rm": ("remove", "Remove a model."),
+    "quantize": ("quantize", "Write a model in a smaller encoding."),
     "doctor": ("doctor", "Check this machine: cores, memory, disk, models."),
     "probe": ("probe", "Measure this machine: bandwidth, arithmetic, disk."),
     "completion": ("completion", "Print a shell completion script."),
