@@ -30,4 +30,5 @@ NB_MODULE(_native, m) {
   capax::bind_weights(m);
   capax::bind_probe(m);
   capax::bind_program(m);
+  capax::bind_sampling(m);
 }

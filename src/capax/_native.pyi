@@ -1,5 +1,6 @@
 """Types of the native extension, written by hand: one section per binding file."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -194,3 +195,30 @@ class Program:
     def n_threads(self) -> int: ...
     @property
     def scratch_nbytes(self) -> int: ...
+
+# sampling.cpp
+def sample(
+    logits: Floats,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    seed: int = 0,
+    position: int = 0,
+    choice: int = 0,
+    n_top: int = -1,
+    mask: npt.NDArray[np.uint32] | None = None,
+    bias_tokens: Ints | None = None,
+    bias_values: Floats | None = None,
+    count_tokens: Ints | None = None,
+    count_outputs: Ints | None = None,
+) -> tuple[Literal["ok", "nonfinite", "all_masked"], int, float, Ints, Floats]: ...
+def score_rows(
+    logits: Floats, targets: Ints, n_top: int = 0
+) -> tuple[npt.NDArray[np.bool_], Floats, Ints, Ints, Floats]: ...
+def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]: ...
+def philox_uniform(seed: int, choice: int, position: int, stream: int = 0) -> float: ...

@@ -1,0 +1,178 @@
+// Python face of native/sampling. Every range is checked here again, whatever Python validated.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+
+#include <array>
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
+#include "kernels.h"
+#include "sampling/philox.h"
+
+namespace nb = nanobind;
+
+namespace capax {
+namespace {
+
+using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntResult = nb::ndarray<nb::numpy, int32_t>;
+using FloatResult = nb::ndarray<nb::numpy, float>;
+
+void check_in(double value, double low, double high, const char* name) {
+  check(value >= low && value <= high, std::string(name) + " " + std::to_string(value) + " is not in " +
+                                           std::to_string(low) + ".." + std::to_string(high));
+}
+
+void check_token(int64_t token, int64_t vocab_size) {
+  check(token >= 0 && token < vocab_size,
+        "token " + std::to_string(token) + " is not in 0.." + std::to_string(vocab_size - 1));
+}
+
+const char* name_of(SampleStatus status) {
+  return status == SampleStatus::ok ? "ok" : status == SampleStatus::nonfinite ? "nonfinite" : "all_masked";
+}
+
+nb::tuple sample(const Floats& logits, double temperature, int64_t top_k, double top_p, double min_p,
+                 double repetition_penalty, double presence_penalty, double frequency_penalty, uint64_t seed,
+                 uint64_t position, uint32_t choice, int32_t n_top, const std::optional<Words>& mask,
+                 const std::optional<Ints>& bias_tokens, const std::optional<Floats>& bias_values,
+                 const std::optional<Ints>& count_tokens, const std::optional<Ints>& count_outputs) {
+  check(logits.ndim() == 1 && logits.size() >= 1 && logits.size() <= INT32_MAX, "logits must be [vocab_size]");
+  SampleRequest r{};
+  r.logits = logits.data();
+  r.vocab_size = static_cast<int64_t>(logits.size());
+  check_in(temperature, 0.0, 1e38, "temperature");
+  check_in(static_cast<double>(top_k), 0.0, INT32_MAX, "top_k");
+  check_in(top_p, 0.0, 1.0, "top_p");
+  check_in(min_p, 0.0, 1.0, "min_p");
+  check_in(repetition_penalty, 1e-6, 1e6, "repetition_penalty");
+  check_in(presence_penalty, -1e6, 1e6, "presence_penalty");
+  check_in(frequency_penalty, -1e6, 1e6, "frequency_penalty");
+  check_in(n_top, -1, static_cast<double>(r.vocab_size), "n_top");
+  r.temperature = static_cast<float>(temperature);
+  r.top_k = static_cast<int32_t>(top_k);
+  r.top_p = static_cast<float>(top_p);
+  r.min_p = static_cast<float>(min_p);
+  r.repetition_penalty = static_cast<float>(repetition_penalty);
+  r.presence_penalty = static_cast<float>(presence_penalty);
+  r.frequency_penalty = static_cast<float>(frequency_penalty);
+  r.seed = seed;
+  r.position = position;
+  r.choice = choice;
+  r.n_top = n_top;
+  if (mask) {
+    check(static_cast<int64_t>(mask->size()) >= (r.vocab_size + 31) / 32,
+          "mask has " + std::to_string(mask->size()) + " words but " + std::to_string(r.vocab_size) + " tokens need " +
+              std::to_string((r.vocab_size + 31) / 32));
+    r.mask = mask->data();
+  }
+  std::vector<TokenBias> bias;
+  if (bias_tokens || bias_values) {
+    check(bias_tokens && bias_values && bias_tokens->size() == bias_values->size(),
+          "bias_tokens and bias_values need the same length");
+    for (size_t i = 0; i < bias_tokens->size(); ++i) {
+      check_token(bias_tokens->data()[i], r.vocab_size);
+      const float value = bias_values->data()[i];
+      check(std::isfinite(value) || (std::isinf(value) && value < 0), "a bias must be finite or -inf");
+      bias.push_back({bias_tokens->data()[i], value});
+    }
+  }
+  std::vector<TokenCount> counts;
+  if (count_tokens || count_outputs) {
+    check(count_tokens && count_outputs && count_tokens->size() == count_outputs->size(),
+          "count_tokens and count_outputs need the same length");
+    for (size_t i = 0; i < count_tokens->size(); ++i) {
+      check_token(count_tokens->data()[i], r.vocab_size);
+      check(count_outputs->data()[i] >= 0, "a count must not be negative");
+      counts.push_back({count_tokens->data()[i], count_outputs->data()[i]});
+    }
+  }
+  r.bias = bias.data();
+  r.n_bias = static_cast<int64_t>(bias.size());
+  r.counts = counts.data();
+  r.n_counts = static_cast<int64_t>(counts.size());
+
+  const size_t wanted = n_top > 0 ? static_cast<size_t>(n_top) : 0;
+  std::vector<TokenLogprob> top(wanted);
+  auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(sample_scratch_floats(r.vocab_size)));
+  Sampled chosen{};
+  SampleStatus status;
+  {
+    nb::gil_scoped_release release;
+    status = kernels().sampling.sample(r, scratch.get(), &chosen, top.data());
+  }
+  const size_t n_found = status == SampleStatus::ok ? wanted : 0;
+  IntResult tokens = new_array<int32_t>({n_found});
+  FloatResult logprobs = new_array<float>({n_found});
+  for (size_t i = 0; i < n_found; ++i) {
+    tokens.data()[i] = top[i].token;
+    logprobs.data()[i] = top[i].logprob;
+  }
+  return nb::make_tuple(name_of(status), chosen.token, chosen.logprob, tokens, logprobs);
+}
+
+nb::tuple score_rows(const Floats& logits, const Ints& targets, int32_t n_top) {
+  check(logits.ndim() == 2 && logits.shape(1) >= 1 && logits.shape(1) <= INT32_MAX, "logits must be [rows, vocab_size]");
+  check(targets.ndim() == 1 && targets.size() == logits.shape(0), "targets must be [rows]");
+  const size_t n_rows = logits.shape(0);
+  const int64_t vocab_size = static_cast<int64_t>(logits.shape(1));
+  check_in(n_top, 0, static_cast<double>(vocab_size), "n_top");
+  for (size_t i = 0; i < n_rows; ++i) check_token(targets.data()[i], vocab_size);
+  const size_t wanted = static_cast<size_t>(n_top);
+  auto finite = new_array<bool>({n_rows});
+  FloatResult logprobs = new_array<float>({n_rows});
+  IntResult greedy = new_array<int32_t>({n_rows});
+  IntResult top_tokens = new_array<int32_t>({n_rows, wanted});
+  FloatResult top_logprobs = new_array<float>({n_rows, wanted});
+  std::vector<TokenLogprob> top(wanted);
+  auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(sample_scratch_floats(vocab_size)));
+  {
+    nb::gil_scoped_release release;
+    for (size_t row = 0; row < n_rows; ++row) {
+      Scored scored{};
+      const SampleStatus status =
+          kernels().sampling.score(logits.data() + static_cast<int64_t>(row) * vocab_size, vocab_size, targets.data()[row],
+                                   n_top, scratch.get(), &scored, top.data());
+      finite.data()[row] = status == SampleStatus::ok;
+      logprobs.data()[row] = finite.data()[row] ? scored.logprob : std::nanf("");
+      greedy.data()[row] = scored.greedy;
+      for (size_t i = 0; i < wanted; ++i) {
+        top_tokens.data()[row * wanted + i] = finite.data()[row] ? top[i].token : -1;
+        top_logprobs.data()[row * wanted + i] = finite.data()[row] ? top[i].logprob : std::nanf("");
+      }
+    }
+  }
+  return nb::make_tuple(finite, logprobs, greedy, top_tokens, top_logprobs);
+}
+
+nb::tuple philox_words(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
+  const PhiloxBlock block = philox({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+  return nb::make_tuple(block.word[0], block.word[1], block.word[2], block.word[3]);
+}
+
+}  // namespace
+
+void bind_sampling(nb::module_& m) {
+  m.def("sample", &sample, nb::arg("logits"), nb::kw_only(), nb::arg("temperature") = 1.0, nb::arg("top_k") = 0,
+        nb::arg("top_p") = 1.0, nb::arg("min_p") = 0.0, nb::arg("repetition_penalty") = 1.0,
+        nb::arg("presence_penalty") = 0.0, nb::arg("frequency_penalty") = 0.0, nb::arg("seed") = 0,
+        nb::arg("position") = 0, nb::arg("choice") = 0, nb::arg("n_top") = -1, nb::arg("mask") = nb::none(),
+        nb::arg("bias_tokens") = nb::none(), nb::arg("bias_values") = nb::none(), nb::arg("count_tokens") = nb::none(),
+        nb::arg("count_outputs") = nb::none(),
+        "Choose a token from logits [vocab_size] -> (status, token, logprob, top tokens, top logprobs); status is "
+        "'ok', 'nonfinite' or 'all_masked', and the token -1 unless it is 'ok'.");
+  m.def("score_rows", &score_rows, nb::arg("logits"), nb::arg("targets"), nb::arg("n_top") = 0,
+        "Log-probabilities of targets [rows] under logits [rows, vocab_size] -> (finite, logprobs, greedy tokens, "
+        "top tokens [rows, n_top], top logprobs). A row that is not finite has NaN and -1.");
+  m.def("philox", &philox_words, nb::arg("counter"), nb::arg("key"),
+        "Philox4x32-10 of four counter words and two key words.");
+  m.def("philox_uniform", &philox_uniform, nb::arg("seed"), nb::arg("choice"), nb::arg("position"), nb::arg("stream") = 0,
+        "The uniform number in [0, 1) of one decision; stream 0 is the one `sample` draws with.");
+}
+
+}  // namespace capax
