@@ -199,7 +199,8 @@ def perplexity(files: Files, settings: Settings) -> dict[str, Any]:
     ids = tokenize(files.gguf, settings.text.read_text(encoding="utf-8"))
     n_windows = min(settings.windows, len(ids) // window)
     expected = reference.perplexity(files.huggingface, ids, window, n_windows, settings.threads)
-    command = [sys.executable, "-m", "capax", "perplexity", str(files.gguf), "--json"]
+    program = "import sys; from capax.cli.main import run; sys.exit(run())"
+    command = [sys.executable, "-c", program, "perplexity", str(files.gguf), "--json"]
     command += ["--text", str(settings.text), "--context", str(window)]
     command += ["--windows", str(n_windows)]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
