@@ -1,0 +1,24 @@
+#include "isa/neon.h"
+
+#include "kernels.h"
+
+#include "attention/attention_impl.h"
+#include "matmul/matmul_impl.h"
+#include "norms/norms_impl.h"
+#include "probe/probe_impl.h"
+#include "sampling/sampling_impl.h"
+
+namespace capax {
+
+extern const Kernels kernels_neon;
+const Kernels kernels_neon = {
+    Neon::name,
+    "AArch64 with dot products and half floats",
+    matmul_kernels<Neon>(),
+    attention_kernels<Neon>(),
+    norm_kernels<Neon>(),
+    sampling_kernels<Neon>(),
+    probe_kernels<Neon>(),
+};
+
+}  // namespace capax
