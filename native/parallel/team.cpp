@@ -10,10 +10,10 @@
 namespace capax {
 namespace {
 
-// Spins that bridge the usual wait (about 0.1 us between operations, tens of us between the
-// steps of a sequence) before the thread gives its core away.
-constexpr int kSpinsBeforeYield = 4000;
-constexpr int kYieldsBeforeSleep = 200;
+// A wait is usually over within a microsecond. After a few more the peer has most likely lost its
+// core: with both threads on one core, every spin is time the peer does not get.
+constexpr int kSpinsBeforeYield = 150;
+constexpr int kYieldsBeforeSleep = 400;
 
 inline void pause() {
 #if defined(__x86_64__)

@@ -51,26 +51,38 @@ LinearOperation::Prepared LinearOperation::layout(uint8_t* memory, int64_t n) co
 void LinearOperation::prepare(const Step& step, int n_threads) {
   const int64_t n = n_rows(step);
   shared_nbytes_ = n > kPrivateRows ? prepared_nbytes(n) : 0;
-  rank_nbytes_ = (n > kPrivateRows ? 0 : prepared_nbytes(n)) + align64(n_in_ * 4) + weight_scratch_nbytes_;
+  temporary_nbytes_ = align64(std::min(n, kTokenTile) * n_in_ * 4);
+  rank_nbytes_ = (n > kPrivateRows ? 0 : prepared_nbytes(n)) + temporary_nbytes_ + weight_scratch_nbytes_;
   program_.operation_scratch().reserve(shared_nbytes_ + rank_nbytes_ * n_threads);
 }
 
-void LinearOperation::prepare_row(Context& context, const Prepared& prepared, int64_t row,
-                                  float* temporary) const {
-  const int64_t source = gather_ ? context.step.logit_rows[row] : row;
-  const float* x = program_.rows(input_) + source * program_.width(input_);
-  float* target = prepared.rows ? prepared.rows + row * n_in_ : temporary;
-  if (!norm_.empty()) {
-    context.kernels.norms.rms_norm(x, 1, n_in_, norm_.data(), norm_eps_, target);
-    x = target;
-  } else if (up_ >= 0) {
-    context.kernels.norms.swiglu(x, program_.rows(up_) + source * program_.width(up_), n_in_, target);
-    x = target;
-  } else if (prepared.rows) {
-    std::copy(x, x + n_in_, target);
+void LinearOperation::prepare_rows(Context& context, const Prepared& prepared, int64_t begin, int64_t end,
+                                   float* temporary) const {
+  const bool plain = norm_.empty() && up_ < 0;
+  const int64_t width = program_.width(input_);
+  for (int64_t tile = begin; tile < end; tile += kTokenTile) {
+    const int64_t last = std::min(end, tile + kTokenTile);
+    const float* x = program_.rows(input_) + tile * width;
+    int64_t ldx = width;
+    if (!plain || gather_ || prepared.rows) {
+      float* target = prepared.rows ? prepared.rows + tile * n_in_ : temporary;
+      for (int64_t row = tile; row < last; ++row) {
+        const int64_t source = gather_ ? context.step.logit_rows[row] : row;
+        const float* from = program_.rows(input_) + source * width;
+        float* to = target + (row - tile) * n_in_;
+        if (!norm_.empty())
+          context.kernels.norms.rms_norm(from, 1, n_in_, norm_.data(), norm_eps_, to);
+        else if (up_ >= 0)
+          context.kernels.norms.swiglu(from, program_.rows(up_) + source * program_.width(up_), n_in_, to);
+        else
+          std::copy(from, from + n_in_, to);
+      }
+      x = target;
+      ldx = n_in_;
+    }
+    if (needs_integer_)
+      context.kernels.matmul.quantize_rows(x - tile * ldx, ldx, n_rows(context.step), n_in_, tile, last, prepared.q8);
   }
-  if (needs_integer_)  // row stride 0: the one row at x stands for row `row`
-    context.kernels.matmul.quantize_rows(x, 0, n_rows(context.step), n_in_, row, row + 1, prepared.q8);
 }
 
 void LinearOperation::run(Context& context, int rank) {
@@ -83,7 +95,7 @@ void LinearOperation::run(Context& context, int rank) {
     prepared = layout(mine, n);
     mine += prepared_nbytes(n);
     float* temporary = reinterpret_cast<float*>(mine);
-    for (int64_t row = 0; row < n; ++row) prepare_row(context, prepared, row, temporary);
+    prepare_rows(context, prepared, 0, n, temporary);
   } else {
     prepared = layout(program_.operation_scratch().reserve(0), n);
     float* temporary = reinterpret_cast<float*>(mine);
@@ -91,10 +103,10 @@ void LinearOperation::run(Context& context, int rank) {
     const int64_t n_tiles = (n + kTokenTile - 1) / kTokenTile;
     const int64_t first = n_tiles * rank / n_threads * kTokenTile;
     const int64_t last = std::min(n, n_tiles * (rank + 1) / n_threads * kTokenTile);
-    for (int64_t row = first; row < last; ++row) prepare_row(context, prepared, row, temporary);
+    prepare_rows(context, prepared, first, last, temporary);
     context.team.barrier();
   }
-  uint8_t* weight_scratch = mine + align64(n_in_ * 4);
+  uint8_t* weight_scratch = mine + temporary_nbytes_;
 
   const int64_t piece = std::max<int64_t>(1, n_groups_ / (n_threads * kPiecesPerThread));
   while (!context.failed.load(std::memory_order_relaxed)) {

@@ -39,7 +39,8 @@ class LinearOperation : public Operation {
     float* rows;  // nullptr unless needed
   };
   Prepared layout(uint8_t* memory, int64_t n_rows) const;
-  void prepare_row(Context& context, const Prepared& prepared, int64_t row, float* temporary) const;
+  // Rows [begin, end), begin at a tile's border; temporary: [kTokenTile, n_in].
+  void prepare_rows(Context& context, const Prepared& prepared, int64_t begin, int64_t end, float* temporary) const;
   int64_t n_rows(const Step& step) const { return gather_ ? step.n_logit_rows : step.n_tokens; }
 
   Program& program_;
@@ -55,7 +56,8 @@ class LinearOperation : public Operation {
   int64_t n_groups_ = 0;
   int64_t weight_scratch_nbytes_ = 0;
   std::vector<Output> outputs_;
-  // Operation scratch: [prepared rows | per rank: prepared rows, one row, weight scratch]
+  // Operation scratch: [prepared rows | per rank: prepared rows, a tile of rows, weight scratch]
+  int64_t temporary_nbytes_ = 0;
   int64_t shared_nbytes_ = 0;
   int64_t rank_nbytes_ = 0;
 };
