@@ -1,10 +1,55 @@
-"""capax: run, scale and measure language models within a fixed inference capacity."""
+"""capax: run, scale and measure language models within a fixed inference capacity.
 
-from importlib.metadata import PackageNotFoundError, version
+Names are imported when they are first used, so that `import capax` costs nothing.
+"""
 
-try:
-    __version__ = version("capax")
-except PackageNotFoundError:  # a source tree on PYTHONPATH
-    __version__ = "0+unknown"
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from capax.decoding.params import SamplingParams
+    from capax.engine.llm import LLM
+    from capax.engine.outputs import CompletionOutput, RequestOutput, Score, StreamPiece
+
+    __version__: str
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "RequestOutput",
+    "SamplingParams",
+    "Score",
+    "StreamPiece",
+    "__version__",
+]
+
+_HOMES = {
+    "LLM": "capax.engine.llm",
+    "SamplingParams": "capax.decoding.params",
+    "CompletionOutput": "capax.engine.outputs",
+    "RequestOutput": "capax.engine.outputs",
+    "Score": "capax.engine.outputs",
+    "StreamPiece": "capax.engine.outputs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    value: Any
+    if name == "__version__":
+        value = _version()
+    elif name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'capax' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("capax")
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+unknown"

@@ -1,0 +1,1 @@
+"""Sequences, scheduling and the `LLM` that users meet."""

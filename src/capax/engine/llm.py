@@ -1,0 +1,437 @@
+"""`LLM`: one model, loaded within a memory budget, that answers, streams and scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from capax.decoding.params import SamplingParams
+from capax.decoding.sampling import Sampled, score_rows
+from capax.engine.engine import Engine
+from capax.engine.outputs import (
+    CompletionOutput,
+    Logprob,
+    PositionLogprobs,
+    RequestOutput,
+    Score,
+    StreamPiece,
+    Timings,
+    Usage,
+)
+from capax.engine.sequence import Event, Request
+from capax.errors import ConfigError
+from capax.files.chat_template import encode_chat
+from capax.files.config import ModelConfig
+from capax.files.describe import load_tokenizer
+from capax.files.model_file import ModelFile, open_model
+from capax.files.registry import resolve
+from capax.files.tokenizer import Tokenizer
+from capax.kv import PagedKVCache, PagePool, pages_for
+from capax.models import Model, ModelTensors, SequenceSlice, Step
+from capax.planning.budget import Budget
+from capax.planning.machine import read_machine, usable_threads
+from capax.planning.plan import Plan, plan_run
+from capax.planning.sizes import parse_size
+from capax.settings import apply_isa
+
+DEFAULT_PREFILL_CHUNK = 256
+MAX_LOGIT_ROWS = 32
+
+Prompt = str | Sequence[int]
+Prompts = list[str] | list[list[int]]
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model from a registry name, a GGUF file or a Hugging Face directory.
+
+    `memory`: a hard limit on everything capax holds (weights, packed copies, KV cache,
+    scratch), as bytes or "300MiB"; None plans within what the machine has available.
+    `ctx_size`: tokens of context; None takes the model's own, as far as the budget allows.
+    `kv`: cache precision f32, f16, bf16 or int8. `threads`: None takes the usable cores.
+    `prefill_chunk`: prompt tokens per step; speed and scratch memory, never the result.
+    `n_sequences`: whole contexts the KV cache has room for; shorter ones fit more often.
+
+    Thread-safe: calls from several threads share the engine's steps. Raises FileFormatError
+    for a bad file, ConfigError for a bad value, CapacityError when nothing fits.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        memory: int | str | None = None,
+        ctx_size: int | None = None,
+        threads: int | None = None,
+        kv: str | None = None,
+        seed: int = 0,
+        prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
+        n_sequences: int = 1,
+    ) -> None:
+        started = time.perf_counter()
+        self.isa = apply_isa()
+        self.file: ModelFile = open_model(resolve(model))
+        self.config: ModelConfig = self.file.config
+        self.seed = seed
+        self.threads = threads if threads is not None else usable_threads(read_machine()).n
+        self.plan: Plan = plan_run(
+            self.file,
+            Budget(memory=None if memory is None else parse_size(memory, "memory")),
+            context_len=ctx_size,
+            kv_type=kv,
+            threads=self.threads,
+            prefill_chunk=prefill_chunk,
+            n_sequences=n_sequences,
+            logit_rows=MAX_LOGIT_ROWS,
+        )
+        with ThreadPoolExecutor(1) as background:
+            # Reading and packing weights leaves the interpreter free to build the tokenizer.
+            tensors = background.submit(ModelTensors, self.file, self.plan.residency, self.threads)
+            self.tokenizer: Tokenizer = load_tokenizer(self.file)
+            self._model = Model(
+                self.config,
+                tensors.result(),
+                context_len=self.plan.context_len,
+                max_tokens=self.plan.prefill_chunk,
+                max_logit_rows=self.plan.logit_rows,
+                n_threads=self.threads,
+            )
+        n_pages = pages_for(self.plan.context_len) * self.plan.n_sequences
+        self._pool = PagePool(self.config, self.plan.kv_type, n_pages)
+        self._engine = Engine(self._model, self._pool, self.tokenizer)
+        self.load_seconds = time.perf_counter() - started
+
+    # --- what it is ---------------------------------------------------------------------
+
+    @property
+    def context_len(self) -> int:
+        """Tokens of prompt and answer together that fit."""
+        return self.plan.context_len
+
+    def measured_memory(self) -> dict[str, int]:
+        """Bytes held now: weights, KV pages taken so far, scratch."""
+        return {
+            "weights": self._model.weights_nbytes,
+            "kv": self._pool.nbytes,
+            "scratch": self._model.scratch_nbytes,
+        }
+
+    def close(self) -> None:
+        """Drop kept prefixes; memory goes back when the object does."""
+        self._engine.forget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- generating ---------------------------------------------------------------------
+
+    @overload
+    def generate(self, prompts: Prompt, params: SamplingParams | None = None) -> RequestOutput: ...
+    @overload
+    def generate(
+        self, prompts: Prompts, params: SamplingParams | None = None
+    ) -> list[RequestOutput]: ...
+    def generate(
+        self, prompts: Prompt | Prompts, params: SamplingParams | None = None
+    ) -> RequestOutput | list[RequestOutput]:
+        """Complete one prompt (text or token ids), or each of a list of them.
+
+        Raises ConfigError for a prompt that leaves no room in the context.
+        """
+        params = params or SamplingParams()
+        several, is_one = _as_list(prompts)
+        outputs = self._generate([self._request(p, params) for p in several])
+        return outputs[0] if is_one else outputs
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[StreamPiece]:
+        """Yield news of the answer as it grows; leaving the loop early cancels the request."""
+        return self._stream(self._request(prompt, params or SamplingParams()))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        **template_options: Any,
+    ) -> RequestOutput:
+        """Answer a conversation of {"role", "content"} messages through the model's template."""
+        ids = self.chat_ids(messages, **template_options)
+        return self._generate([self._request(ids, params or SamplingParams())])[0]
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        **template_options: Any,
+    ) -> Iterator[StreamPiece]:
+        """Like `chat`, yielding pieces."""
+        ids = self.chat_ids(messages, **template_options)
+        return self._stream(self._request(ids, params or SamplingParams()))
+
+    def chat_ids(self, messages: Sequence[Message], **template_options: Any) -> list[int]:
+        """Render a conversation with the model's chat template and tokenise it."""
+        return encode_chat(
+            self.tokenizer, messages, template=self.file.chat_template, **template_options
+        )
+
+    # --- scoring ------------------------------------------------------------------------
+
+    @overload
+    def score(self, texts: Prompt) -> Score: ...
+    @overload
+    def score(self, texts: Prompts) -> list[Score]: ...
+    def score(self, texts: Prompt | Prompts) -> Score | list[Score]:
+        """Return the log-probability of each token of a text (or token ids) given those before."""
+        several, is_one = _as_list(texts)
+        scores = [self._score(self._prompt_ids(text)) for text in several]
+        return scores[0] if is_one else scores
+
+    def logits(
+        self, token_ids: Sequence[int], *, chunk: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the logits after each token: float32 [T, vocab_size].
+
+        `chunk`: tokens per forward pass; the result does not depend on it, bit for bit.
+        """
+        ids = self._checked_ids(token_ids)
+        out = np.empty((len(ids), self.config.vocab_size), np.float32)
+
+        def keep(first: int, logits: npt.NDArray[np.float32]) -> None:
+            out[first : first + len(logits)] = logits
+
+        self._forward_all(ids, keep, chunk)
+        return out
+
+    # --- benchmarking -------------------------------------------------------------------
+
+    def bench_prefill(self, n_tokens: int, depth: int = 0) -> float:
+        """Seconds to compute `n_tokens` of a prompt after `depth` cached ones."""
+        return self._bench(n_tokens, depth, self._model.max_tokens)
+
+    def bench_decode(self, n_tokens: int, depth: int = 0) -> float:
+        """Seconds to decode `n_tokens` greedily, one at a time, after `depth` cached ones."""
+        return self._bench(n_tokens, depth, 1)
+
+    # --- inside -------------------------------------------------------------------------
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self._checked_ids(self.tokenizer.encode(prompt))
+        return self._checked_ids(prompt)
+
+    def _checked_ids(self, token_ids: Sequence[int]) -> list[int]:
+        ids = [int(t) for t in token_ids]
+        if not ids:
+            raise ConfigError("the prompt is empty; at least one token is needed")
+        for token in ids:
+            if not 0 <= token < self.config.vocab_size:
+                raise ConfigError(
+                    f"token id {token} is outside the vocabulary of {self.config.vocab_size}"
+                )
+        if len(ids) > self.context_len:
+            raise ConfigError(
+                f"the prompt has {len(ids)} tokens but the context holds {self.context_len}; "
+                "shorten it or raise ctx_size"
+            )
+        return ids
+
+    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        ids = self._prompt_ids(prompt)
+        room = self.context_len - len(ids)
+        wanted = max(room, 1) if params.max_tokens is None else params.max_tokens
+        if wanted > room:
+            raise ConfigError(
+                f"{len(ids)} prompt tokens and max_tokens {wanted} are {len(ids) + wanted} but "
+                f"the context holds {self.context_len}; shorten the prompt, lower max_tokens or "
+                "raise ctx_size"
+            )
+        params.check_vocabulary(self.config.vocab_size)
+        if params.seed is None:
+            params = params.with_seed(self.seed)
+        request = Request(ids, params, wanted, prompt if isinstance(prompt, str) else None)
+        if params.prompt_logprobs is not None:
+            request.prompt_logprobs = self._prompt_logprobs(ids, params.prompt_logprobs)
+        return request
+
+    def _generate(self, requests: list[Request]) -> list[RequestOutput]:
+        try:
+            for request in requests:
+                self._engine.submit(request)
+            while not all(r.sequences and r.is_finished for r in requests):
+                self._engine.step()
+        except BaseException:
+            for request in requests:
+                self._engine.cancel(request)
+            raise
+        return [self._output(r) for r in requests]
+
+    def _stream(self, request: Request) -> Iterator[StreamPiece]:
+        try:
+            self._engine.submit(request)
+            while True:
+                while request.events:
+                    event = request.events.popleft()
+                    yield self._piece(request, event)
+                if request.sequences and request.is_finished and not request.events:
+                    return
+                self._engine.step()
+        finally:
+            self._engine.cancel(request)
+
+    def _piece(self, request: Request, event: Event) -> StreamPiece:
+        last = request.is_finished and not request.events
+        wanted = request.params.logprobs is not None
+        sampled = event.sampled
+        return StreamPiece(
+            event.sequence.index,
+            event.text,
+            [] if sampled is None else [sampled.token],
+            [self._position(sampled)] if wanted and sampled is not None else None,
+            event.finish_reason,
+            self._output(request) if last else None,
+        )
+
+    def _output(self, request: Request) -> RequestOutput:
+        wanted = request.params.logprobs is not None
+        outputs = [
+            CompletionOutput(
+                index=s.index,
+                text=s.text,
+                token_ids=s.output_ids,
+                finish_reason=s.finish_reason or "cancelled",
+                cumulative_logprob=sum(x.logprob for x in s.sampled),
+                logprobs=[self._position(x) for x in s.sampled] if wanted else None,
+            )
+            for s in request.sequences
+        ]
+        n_prompt, n_new = len(request.prompt_ids), sum(len(o.token_ids) for o in outputs)
+        first = request.first_token_s or time.perf_counter()
+        end = request.finished_s or time.perf_counter()
+        return RequestOutput(
+            prompt=request.prompt,
+            prompt_token_ids=request.prompt_ids,
+            outputs=outputs,
+            usage=Usage(n_prompt, n_new, request.n_cached),
+            timings=Timings(
+                cache_n=request.n_cached,
+                prompt_n=n_prompt - request.n_cached,
+                prompt_ms=1e3 * (first - (request.started_s or first)),
+                # The first token of each choice comes out of the prompt's own pass.
+                predicted_n=max(0, n_new - len(outputs)),
+                predicted_ms=1e3 * (end - first),
+            ),
+            prompt_logprobs=request.prompt_logprobs,
+        )
+
+    def _position(self, sampled: Sampled) -> PositionLogprobs:
+        def entry(token: int, logprob: float, rank: int | None) -> Logprob:
+            return Logprob(logprob, rank, self.tokenizer.token_text(token))
+
+        position = {sampled.token: entry(sampled.token, sampled.logprob, None)}
+        for rank, (token, logprob) in enumerate(sampled.top, start=1):
+            position[token] = entry(token, logprob, rank)
+        return position
+
+    def _score(self, ids: list[int]) -> Score:
+        logprobs: list[float | None] = [None]
+        is_greedy: list[bool | None] = [None]
+
+        def keep(first: int, logits: npt.NDArray[np.float32]) -> None:
+            targets = ids[first + 1 : first + 1 + len(logits)]
+            scored = score_rows(logits[: len(targets)], np.array(targets, np.int32))
+            logprobs.extend(scored.logprobs)
+            is_greedy.extend(scored.is_greedy)
+
+        self._forward_all(ids, keep)
+        return Score(ids, logprobs, is_greedy)
+
+    def _prompt_logprobs(self, ids: list[int], n_top: int) -> list[PositionLogprobs | None]:
+        positions: list[PositionLogprobs | None] = [None]
+
+        def keep(first: int, logits: npt.NDArray[np.float32]) -> None:
+            targets = ids[first + 1 : first + 1 + len(logits)]
+            scored = score_rows(logits[: len(targets)], np.array(targets, np.int32), n_top)
+            for token, logprob, top in zip(targets, scored.logprobs, scored.top, strict=True):
+                positions.append(self._position(Sampled(token, logprob, top)))
+
+        self._forward_all(ids, keep)
+        return positions
+
+    def _forward_all(
+        self,
+        ids: list[int],
+        keep: Callable[[int, npt.NDArray[np.float32]], None],
+        chunk: int | None = None,
+    ) -> None:
+        """Compute every row's logits, a few rows at a time: keep(first row, logits)."""
+        model = self._model
+        chunk = min(chunk or model.max_tokens, model.max_tokens)
+        with self._direct_cache(len(ids)) as cache:
+            for begin in range(0, len(ids), chunk):
+                part = np.array(ids[begin : begin + chunk], np.int32)
+                cache.reserve(len(part))
+                with self._engine.exclusive():
+                    model.run_body(
+                        Step(part, [SequenceSlice(cache, 0, len(part))], np.empty(0, np.int32))
+                    )
+                    for row in range(0, len(part), model.max_logit_rows):
+                        rows = np.arange(
+                            row, min(row + model.max_logit_rows, len(part)), dtype=np.int32
+                        )
+                        keep(begin + row, model.run_head(rows))
+
+    def _bench(self, n_tokens: int, depth: int, chunk: int) -> float:
+        if n_tokens < 1 or depth < 0 or depth + n_tokens > self.context_len:
+            raise ConfigError(
+                f"{n_tokens} tokens at depth {depth} do not fit the context of {self.context_len}"
+            )
+        rng = np.random.default_rng(self.seed)
+        ids = rng.integers(0, self.config.vocab_size, depth + n_tokens, dtype=np.int32)
+        nothing, first_row = np.empty(0, np.int32), np.zeros(1, np.int32)
+        with self._direct_cache(len(ids)) as cache, self._engine.exclusive():
+            for begin in range(0, depth, self._model.max_tokens):
+                part = ids[begin : min(begin + self._model.max_tokens, depth)]
+                cache.reserve(len(part))
+                self._model.run_body(Step(part, [SequenceSlice(cache, 0, len(part))], nothing))
+            started = time.perf_counter()
+            for begin in range(depth, len(ids), chunk):
+                part = ids[begin : begin + chunk]
+                cache.reserve(len(part))
+                last = begin + len(part) == len(ids)
+                rows = first_row + (len(part) - 1) if chunk == 1 or last else nothing
+                self._model.forward(Step(part, [SequenceSlice(cache, 0, len(part))], rows))
+            return time.perf_counter() - started
+
+    @contextmanager
+    def _direct_cache(self, n_tokens: int) -> Iterator[PagedKVCache]:
+        """A cache of its own for one pass over `n_tokens`, outside the scheduler's requests."""
+        n_pages = pages_for(n_tokens)
+        self._engine.commit(n_pages)
+        cache = PagedKVCache(self._pool)
+        try:
+            yield cache
+        finally:
+            cache.close()
+            self._engine.commit(-n_pages)
+
+
+def _as_list(prompts: Prompt | Prompts) -> tuple[Sequence[Prompt], bool]:
+    """Return the prompts as a sequence, and whether it was a single one (text or token ids)."""
+    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | np.integer)):
+        return [cast(Prompt, prompts)], True
+    return cast(Sequence[Prompt], prompts), False
