@@ -50,19 +50,21 @@ inline void quantize_block(const float* x, int64_t entry, const capax::Q8Rows& o
   out.n16[2 * entry + 1] = -sum_hi;
 }
 
-// n <= 16 blocks, `stride` floats apart, to consecutive entries. Instruction sets that can
-// reduce sixteen vectors at once override this.
+// n <= 16 blocks, `stride` floats apart, to entries `entry_stride` apart. Instruction sets that
+// can reduce sixteen vectors at once override this.
 template <class Isa>
 struct QuantizeBlocks {
-  static inline void run(const float* x, int64_t stride, int n, int64_t entry, const capax::Q8Rows& out) {
-    for (int i = 0; i < n; ++i) quantize_block<Isa>(x + i * stride, entry + i, out);
+  static inline void run(const float* x, int64_t stride, int n, int64_t entry, int64_t entry_stride,
+                         const capax::Q8Rows& out) {
+    for (int i = 0; i < n; ++i) quantize_block<Isa>(x + i * stride, entry + i * entry_stride, out);
   }
 };
 #if defined(__AVX512VNNI__)
 template <>
 struct QuantizeBlocks<Avx512> {
-  static inline void run(const float* x, int64_t stride, int n, int64_t entry, const capax::Q8Rows& out) {
-    quantize_blocks_avx512(x, stride, n, entry, out);
+  static inline void run(const float* x, int64_t stride, int n, int64_t entry, int64_t entry_stride,
+                         const capax::Q8Rows& out) {
+    quantize_blocks_avx512(x, stride, n, entry, entry_stride, out);
   }
 };
 #endif
@@ -75,16 +77,16 @@ void quantize_rows(const float* x, int64_t ldx, int64_t n_tokens, int64_t n_in, 
     const int64_t t0 = t / capax::kTokenTile * capax::kTokenTile;
     const int64_t width = n_tokens - t0 < capax::kTokenTile ? n_tokens - t0 : capax::kTokenTile;
     const int64_t last = t0 + width < t_end ? t0 + width : t_end;
-    const int n = static_cast<int>(last - t);
-    if (width == 1) {  // one token: its blocks are neighbours
+    if (last - t == capax::kTokenTile) {  // a whole tile: one block of all its tokens at a time
+      for (int64_t b = 0; b < n_blocks; ++b)
+        QuantizeBlocks<Isa>::run(x + t * ldx + 32 * b, ldx, 16, t0 * n_blocks + b * width, 1, out);
+      t = last;
+    } else {  // single tokens: sixteen blocks of a row at a time
       for (int64_t b = 0; b < n_blocks; b += 16)
         QuantizeBlocks<Isa>::run(x + t * ldx + 32 * b, 32, n_blocks - b < 16 ? static_cast<int>(n_blocks - b) : 16,
-                                 t0 * n_blocks + b, out);
-    } else {  // a block's tokens are neighbours
-      for (int64_t b = 0; b < n_blocks; ++b)
-        QuantizeBlocks<Isa>::run(x + t * ldx + 32 * b, ldx, n, t0 * n_blocks + b * width + (t - t0), out);
+                                 t0 * n_blocks + b * width + (t - t0), width, out);
+      ++t;
     }
-    t = last;
   }
 }
 
@@ -232,6 +234,8 @@ void matmul(const capax::MatmulArgs& a) {
         };
         run(Count<Dot<Isa>::max_tokens>{});
         run(Count<4>{});
+        run(Count<3>{});
+        run(Count<2>{});
         run(Count<1>{});
       }
     }

@@ -31,9 +31,9 @@ static inline __m512i sums_of_halves(const int8_t* q) {
   return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
-// As `quantize_block` for n <= 16 blocks that are `stride` floats apart.
+// As `quantize_block` for n <= 16 blocks that are `stride` floats and `entry_stride` entries apart.
 static inline void quantize_blocks_avx512(const float* x, int64_t stride, int n, int64_t entry,
-                                          const capax::Q8Rows& out) {
+                                          int64_t entry_stride, const capax::Q8Rows& out) {
   const __m512i sign = _mm512_set1_epi32(0x7fffffff);
   __m512i peaks[16];
   for (int i = 0; i < 16; ++i) {
@@ -68,23 +68,39 @@ static inline void quantize_blocks_avx512(const float* x, int64_t stride, int n,
   const __m512i high_halves = _mm512_permutex2var_epi32(
       a, _mm512_setr_epi32(4, 12, 5, 13, 6, 14, 7, 15, 20, 28, 21, 29, 22, 30, 23, 31), b);
   const __m512i sum = _mm512_add_epi32(low_halves, high_halves);
+  const __m512 s = _mm512_mul_ps(d, _mm512_cvtepi32_ps(sum));
   const __m512i zero = _mm512_setzero_si512();
   const __m512i minus_low = _mm512_sub_epi32(zero, low_halves), minus_high = _mm512_sub_epi32(zero, high_halves);
-  const __m512i first = _mm512_permutex2var_epi32(
-      minus_low, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), minus_high);
-  const __m512i second = _mm512_permutex2var_epi32(
-      minus_low, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), minus_high);
-
-  const __mmask16 valid = Avx512::mask(n);
-  _mm512_mask_storeu_ps(out.d + entry, valid, d);
-  _mm512_mask_storeu_ps(out.s + entry, valid, _mm512_mul_ps(d, _mm512_cvtepi32_ps(sum)));
-  _mm512_mask_storeu_epi32(out.n32 + entry, valid, _mm512_sub_epi32(zero, sum));
-  _mm512_mask_storeu_epi32(out.n16 + 2 * entry, Avx512::mask(n < 8 ? 2 * n : 16), first);
-  _mm512_mask_storeu_epi32(out.n16 + 2 * entry + 16, Avx512::mask(n < 8 ? 0 : 2 * n - 16), second);
-  if (n == 16) {
-    memcpy(out.q + 32 * entry, q, 512);
-  } else {
-    memcpy(out.q + 32 * entry, q, static_cast<size_t>(32 * n));
+  const __m512i minus_sum = _mm512_sub_epi32(zero, sum);
+  if (entry_stride == 1) {
+    const __m512i first = _mm512_permutex2var_epi32(
+        minus_low, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), minus_high);
+    const __m512i second = _mm512_permutex2var_epi32(
+        minus_low, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), minus_high);
+    const __mmask16 valid = Avx512::mask(n);
+    _mm512_mask_storeu_ps(out.d + entry, valid, d);
+    _mm512_mask_storeu_ps(out.s + entry, valid, s);
+    _mm512_mask_storeu_epi32(out.n32 + entry, valid, minus_sum);
+    _mm512_mask_storeu_epi32(out.n16 + 2 * entry, Avx512::mask(n < 8 ? 2 * n : 16), first);
+    _mm512_mask_storeu_epi32(out.n16 + 2 * entry + 16, Avx512::mask(n < 8 ? 0 : 2 * n - 16), second);
+    if (n == 16) {
+      memcpy(out.q + 32 * entry, q, 512);
+    } else {
+      memcpy(out.q + 32 * entry, q, static_cast<size_t>(32 * n));
+    }
+    return;
+  }
+  alignas(64) float ds[16], ss[16];
+  alignas(64) int32_t sums[16], lows[16], highs[16];
+  _mm512_store_ps(ds, d);
+  _mm512_store_ps(ss, s);
+  _mm512_store_si512(sums, minus_sum);
+  _mm512_store_si512(lows, minus_low);
+  _mm512_store_si512(highs, minus_high);
+  for (int i = 0; i < n; ++i, entry += entry_stride) {
+    memcpy(out.q + 32 * entry, q + 32 * i, 32);
+    out.d[entry] = ds[i], out.s[entry] = ss[i], out.n32[entry] = sums[i];
+    out.n16[2 * entry] = lows[i], out.n16[2 * entry + 1] = highs[i];
   }
 }
 
