@@ -112,10 +112,19 @@ constexpr int tile_vectors() {
 }
 constexpr int64_t kTileRows = 6;
 
+// Ask for a row of bytes that the next page will read. Pages lie far apart in the pool, so the
+// hardware's own prefetch starts anew at every one of them.
+template <int nbytes>
+static inline void fetch_ahead(const void* row) {
+  for (int i = 0; i < nbytes; i += 64) __builtin_prefetch(static_cast<const char*>(row) + i);
+}
+
 // s[r][0..16 NV) = sum over d, in order, of rows[r][d] * k[d][0..16 NV); k: [k_dim][64].
-// Per d: NV loads, NR broadcasts, NR * NV fused multiply-adds.
-template <class Isa, class Cache, int NR, int NV>
-static inline void score_tile(const float* const* rows, const typename Cache::T* k, int64_t k_dim, float* s, int64_t lds) {
+// Per d: NV loads, NR broadcasts, NR * NV fused multiply-adds. ahead: null, or the same place of the
+// page to be read next.
+template <class Isa, class Cache, int NR, int NV, bool Ahead>
+static inline void score_tile(const float* const* rows, const typename Cache::T* k, int64_t k_dim, float* s, int64_t lds,
+                              const typename Cache::T* ahead) {
   using F = typename Isa::F;
   F acc[NR][NV];
   const float* q[NR];
@@ -124,6 +133,7 @@ static inline void score_tile(const float* const* rows, const typename Cache::T*
     for (int i = 0; i < NV; ++i) acc[r][i] = Isa::zero();
   }
   for (int64_t d = 0; d < k_dim; ++d, k += capax::kPageTokens) {
+    if constexpr (Ahead) fetch_ahead<16 * NV * sizeof(*k)>(ahead + d * capax::kPageTokens);
     F key[NV];
     for (int i = 0; i < NV; ++i) key[i] = Cache::load(k + 16 * i);
     for (int r = 0; r < NR; ++r) {
@@ -137,14 +147,15 @@ static inline void score_tile(const float* const* rows, const typename Cache::T*
 
 // acc[r][0..16 NV) = fma over j in order of p[r][j] * v[j][0..16 NV), j in [0, n_keys).
 // Per j: NV loads, NR broadcasts, NR * NV fused multiply-adds.
-template <class Isa, class Cache, int NR, int NV>
+template <class Isa, class Cache, int NR, int NV, bool Ahead>
 static inline void value_tile(const float* p, int64_t ldp, const typename Cache::T* v, int64_t v_stride, int64_t n_keys,
-                              float* out, int64_t ldo) {
+                              float* out, int64_t ldo, const typename Cache::T* ahead) {
   using F = typename Isa::F;
   F acc[NR][NV];
   for (int r = 0; r < NR; ++r)
     for (int i = 0; i < NV; ++i) acc[r][i] = Isa::load(out + r * ldo + 16 * i);
   for (int64_t j = 0; j < n_keys; ++j, v += v_stride) {
+    if constexpr (Ahead) fetch_ahead<16 * NV * sizeof(*v)>(ahead + j * v_stride);
     F value[NV];
     for (int i = 0; i < NV; ++i) value[i] = Cache::load(v + 16 * i);
     for (int r = 0; r < NR; ++r) {
@@ -158,22 +169,42 @@ static inline void value_tile(const float* p, int64_t ldp, const typename Cache:
 
 // Scores of NR rows against all 64 keys of a page.
 template <class Isa, class Cache, int NR>
-static void score_page(const float* const* rows, const typename Cache::T* k, int64_t k_dim, float* s, int64_t lds) {
+static void score_page(const float* const* rows, const typename Cache::T* k, int64_t k_dim, float* s, int64_t lds,
+                       const typename Cache::T* ahead) {
   constexpr int NV = tile_vectors<Isa>();
-  for (int i = 0; i < capax::kPageTokens; i += 16 * NV) score_tile<Isa, Cache, NR, NV>(rows, k + i, k_dim, s + i, lds);
+  for (int i = 0; i < capax::kPageTokens; i += 16 * NV) {
+    if (ahead)
+      score_tile<Isa, Cache, NR, NV, true>(rows, k + i, k_dim, s + i, lds, ahead + i);
+    else
+      score_tile<Isa, Cache, NR, NV, false>(rows, k + i, k_dim, s + i, lds, nullptr);
+  }
 }
 
 // Weighted values of NR rows over n_keys keys of a page.
+template <class Isa, class Cache, int NR, int NV, bool Ahead>
+static inline int64_t value_strip(int64_t d, const float* p, int64_t ldp, const typename Cache::T* v, int64_t v_stride,
+                                  int64_t n_keys, float* out, int64_t ldo, const typename Cache::T* ahead) {
+  for (; d + 16 * NV <= v_stride; d += 16 * NV)
+    value_tile<Isa, Cache, NR, NV, Ahead>(p, ldp, v + d, v_stride, n_keys, out + d, ldo, ahead + (Ahead ? d : 0));
+  return d;
+}
+template <class Isa, class Cache, int NR, bool Ahead>
+static inline void value_strips(const float* p, int64_t ldp, const typename Cache::T* v, int64_t v_stride, int64_t n_keys,
+                                float* out, int64_t ldo, const typename Cache::T* ahead) {
+  int64_t d = 0;
+  if constexpr (tile_vectors<Isa>() == 4) {
+    d = value_strip<Isa, Cache, NR, 4, Ahead>(d, p, ldp, v, v_stride, n_keys, out, ldo, ahead);
+    d = value_strip<Isa, Cache, NR, 2, Ahead>(d, p, ldp, v, v_stride, n_keys, out, ldo, ahead);
+  }
+  value_strip<Isa, Cache, NR, 1, Ahead>(d, p, ldp, v, v_stride, n_keys, out, ldo, ahead);
+}
 template <class Isa, class Cache, int NR>
 static void value_page(const float* p, int64_t ldp, const typename Cache::T* v, int64_t v_stride, int64_t n_keys,
-                       float* out, int64_t ldo) {
-  constexpr int NV = tile_vectors<Isa>();
-  int64_t d = 0;
-  for (; d + 16 * NV <= v_stride; d += 16 * NV)
-    value_tile<Isa, Cache, NR, NV>(p, ldp, v + d, v_stride, n_keys, out + d, ldo);
-  for (; d + 32 <= v_stride && NV > 2; d += 32)
-    value_tile<Isa, Cache, NR, 2>(p, ldp, v + d, v_stride, n_keys, out + d, ldo);
-  for (; d < v_stride; d += 16) value_tile<Isa, Cache, NR, 1>(p, ldp, v + d, v_stride, n_keys, out + d, ldo);
+                       float* out, int64_t ldo, const typename Cache::T* ahead) {
+  if (ahead)
+    value_strips<Isa, Cache, NR, true>(p, ldp, v, v_stride, n_keys, out, ldo, ahead);
+  else
+    value_strips<Isa, Cache, NR, false>(p, ldp, v, v_stride, n_keys, out, ldo, nullptr);
 }
 
 #define CAPAX_BY_ROWS(n, call)             \
@@ -275,9 +306,22 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
   const int64_t page_begin = tile_keys.begin / kPageTokens, page_end = (tile_keys.end + kPageTokens - 1) / kPageTokens;
   const bool by_copy = sizeof(typename Cache::T) < 4 && tile.n_rows > tile.block;
 
+  // A tile of few rows reads every byte once, the keys of all pages and then their values, and asks for
+  // the page that comes next. One core, 94 MB of f16 cache (4096 tokens, 30 layers of 3 x 64): 16 GB/s
+  // without, 38 GB/s with it, 32 GB/s two pages ahead, where a plain read gives 53 (2026-11-22, EPYC
+  // Turin). From the second-level cache it is 67 GB/s, 0.9 of the bound by multiply-adds.
+  const bool by_stream = tile.n_rows <= tile.block;
+  const auto page_ahead = [&](int64_t i) -> const typename Cache::T* {
+    const int64_t n_pages = page_end - page_begin, later = i + 1;
+    if (later == 2 * n_pages) return nullptr;
+    const KVHead at = kv_head_at(a.view, first_page + page_begin + later % n_pages, kv_head);
+    return reinterpret_cast<const typename Cache::T*>(later < n_pages ? at.k : at.v);
+  };
+
   for (int64_t page = page_begin; page < page_end; ++page) {
     const KVHead at = kv_head_at(a.view, first_page + page, kv_head);
     const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
+    const auto* ahead = by_stream ? page_ahead(page - page_begin) : nullptr;
     if (by_copy) convert<Isa, Cache>(k, k_dim * kPageTokens, tile.k_page);
     for (int64_t row = 0; row < tile.n_rows; row += tile.block) {
       const int64_t n = least(tile.block, tile.n_rows - row);
@@ -288,9 +332,9 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
         rows[r] = a.q + (tile.token + (row + r) / a.n_group) * a.ldq + (kv_head * a.n_group + (row + r) % a.n_group) * k_dim;
       float* s = tile.scores + row * kSpanTokens + page * kPageTokens;
       if (by_copy) {
-        CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, tile.k_page, k_dim, s, kSpanTokens)))
+        CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, tile.k_page, k_dim, s, kSpanTokens, nullptr)))
       } else {
-        CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens)))
+        CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens, ahead)))
       }
       if constexpr (Cache::scaled)
         for (int64_t r = 0; r < n; ++r) scale_row<Isa>(s + r * kSpanTokens, at.k_scale);
@@ -311,6 +355,7 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
   for (int64_t page = page_begin; page < page_end; ++page) {
     const KVHead at = kv_head_at(a.view, first_page + page, kv_head);
     const auto* v = reinterpret_cast<const typename Cache::T*>(at.v);
+    const auto* ahead = by_stream ? page_ahead(page_end - page_begin + page - page_begin) : nullptr;
     if (by_copy) convert<Isa, Cache>(v, v_stride * kPageTokens, tile.v_page);
     for (int64_t row = 0; row < tile.n_rows; row += tile.block) {
       const int64_t n = least(tile.block, tile.n_rows - row);
@@ -323,10 +368,10 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
       float* out = partial + row * ld_partial + 16;
       if (by_copy) {
         CAPAX_BY_ROWS(n, (value_page<Isa, F32Cache<Isa>, NR>(p + begin, kSpanTokens, tile.v_page + begin * v_stride,
-                                                             v_stride, end - begin, out, ld_partial)))
+                                                             v_stride, end - begin, out, ld_partial, nullptr)))
       } else {
         CAPAX_BY_ROWS(n, (value_page<Isa, Cache, NR>(p + begin, kSpanTokens, v + begin * v_stride, v_stride, end - begin,
-                                                     out, ld_partial)))
+                                                     out, ld_partial, ahead)))
       }
     }
   }
