@@ -8,11 +8,13 @@
 #include <stdexcept>
 
 #include "bindings/bindings.h"
+#include "bindings/sampling.h"
 #include "kv/page_pool.h"
 #include "program/attention.h"
 #include "program/embed.h"
 #include "program/linear.h"
 #include "program/program.h"
+#include "program/sample.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -54,9 +56,9 @@ int64_t checked_range(const RecordedProgram& self, int64_t begin, int64_t end) {
   return end;
 }
 
-void run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> tokens, Matrix<int32_t> bounds,
+nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> tokens, Matrix<int32_t> bounds,
          const std::vector<Vector<int32_t>>& page_tables, PagePool* pool, const KVLayout* layout,
-         Vector<int32_t> logit_rows) {
+         Vector<int32_t> logit_rows, const std::vector<Sampler*>& samplers) {
   checked_range(self, begin, end);
   Step step;
   step.tokens = tokens.data();
@@ -93,9 +95,27 @@ void run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> toke
     step.sequences.push_back({row[0], row[1], row[2], table});
   }
   if (next != step.n_tokens) throw nb::value_error("sequences do not cover the step's tokens");
+  std::vector<SampleResult> results;
+  if (!samplers.empty()) {
+    if (static_cast<int64_t>(samplers.size()) != step.n_logit_rows) throw nb::value_error("one sampler for each logit row");
+    for (const Sampler* sampler : samplers) {
+      check_sampler(*sampler, self.vocab_size);
+      results.push_back(empty_result(*sampler));
+    }
+    step.samplers = samplers.data();
+    step.results = results.data();
+  }
   self.last_n_tokens = step.n_tokens;
-  nb::gil_scoped_release release;
-  self.program.run(step, begin, end);
+  {
+    nb::gil_scoped_release release;
+    self.program.run(step, begin, end);
+  }
+  nb::list sampled;
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (results[i].status == SampleStatus::ok) samplers[i]->accept(results[i].chosen.token);
+    sampled.append(to_tuple(results[i]));
+  }
+  return sampled;
 }
 
 void run_head(RecordedProgram& self, int64_t begin, Vector<int32_t> logit_rows) {
@@ -215,6 +235,14 @@ void bind_program(nb::module_& m) {
            "head_dim"_a, "cos"_a.noconvert(), "sin"_a.noconvert(), "interleaved"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_eps"_a,
            "scale"_a, "window"_a, "causal"_a, nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
       .def(
+          "sample",
+          [](RecordedProgram& self, int logits) {
+            if (logits < 0 || logits >= self.program.n_buffers() || !self.program.gathered(logits))
+              throw nb::value_error("no such buffer of logits");
+            return self.add(std::make_unique<SampleOperation>(self.program, logits), nullptr);
+          },
+          "logits"_a)
+      .def(
           "reserve",
           [](RecordedProgram& self, int64_t n_tokens, int64_t n_logit_rows) {
             if (n_tokens <= 0 || n_logit_rows <= 0) throw nb::value_error("a step has at least one row");
@@ -222,8 +250,9 @@ void bind_program(nb::module_& m) {
           },
           "n_tokens"_a, "n_logit_rows"_a)
       .def("run", &run, "begin"_a, "end"_a, "tokens"_a, "bounds"_a, "page_tables"_a, "pool"_a.none(),
-           "layout"_a.none(), "logit_rows"_a,
-           "Run operations [begin, end) over a step; bounds: int32 [n_sequences, 3] of first row, end row, position.")
+           "layout"_a.none(), "logit_rows"_a, "samplers"_a,
+           "Run operations [begin, end) over a step; bounds: int32 [n_sequences, 3] of first row, end row, position. "
+           "samplers: one for each logit row, or none; what they chose is returned as `Sampler.sample` does.")
       .def("run_head", &run_head, "begin"_a, "logit_rows"_a,
            "Run operations from `begin` on for rows of the step that ran last.")
       .def(

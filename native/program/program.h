@@ -18,6 +18,7 @@
 #include "kernels.h"
 #include "matmul/weight.h"
 #include "parallel/team.h"
+#include "sampling/sampler.h"
 
 namespace capax {
 
@@ -34,6 +35,8 @@ struct Step {
   std::vector<SequenceSlice> sequences;
   const int32_t* logit_rows = nullptr;  // [n_logit_rows] rows whose logits are wanted
   int64_t n_logit_rows = 0;
+  const Sampler* const* samplers = nullptr;  // [n_logit_rows], or nullptr: only logits are wanted
+  SampleResult* results = nullptr;           // [n_logit_rows], `top` has room for what is wanted
   uint8_t* pages = nullptr;  // base of the page pool
   int64_t page_stride = 0;
   KVType kv_type = KVType::f32;

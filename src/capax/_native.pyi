@@ -175,6 +175,7 @@ class Program:
         window: int,
         causal: bool,
     ) -> int: ...
+    def sample(self, logits: int) -> int: ...
     def reserve(self, n_tokens: int, n_logit_rows: int) -> None: ...
     def run(
         self,
@@ -186,7 +187,8 @@ class Program:
         pool: PagePool | None,
         layout: KVLayout | None,
         logit_rows: Ints,
-    ) -> None: ...
+        samplers: list[Sampler],
+    ) -> list[SampleResult]: ...
     def run_head(self, begin: int, logit_rows: Ints) -> None: ...
     def rows(self, buffer: int) -> Floats: ...
     @property
@@ -197,6 +199,8 @@ class Program:
     def scratch_nbytes(self) -> int: ...
 
 # sampling.cpp
+SampleResult: TypeAlias = tuple[str, int, float, list[tuple[int, float]]]
+
 def sample(
     logits: Floats,
     *,
@@ -216,7 +220,32 @@ def sample(
     bias_values: Floats | None = None,
     count_tokens: Ints | None = None,
     count_outputs: Ints | None = None,
-) -> tuple[Literal["ok", "nonfinite", "all_masked"], int, float, Ints, Floats]: ...
+) -> SampleResult: ...
+
+class Sampler:
+    def __init__(
+        self,
+        prompt_ids: Ints,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        seed: int = 0,
+        choice: int = 0,
+        n_top: int = -1,
+        bias_tokens: Ints | None = None,
+        bias_values: Floats | None = None,
+    ) -> None: ...
+    def sample(
+        self, logits: Floats, mask: npt.NDArray[np.uint32] | None = None
+    ) -> SampleResult: ...
+    @property
+    def position(self) -> int: ...
+
 def score_rows(
     logits: Floats, targets: Ints, n_top: int = 0
 ) -> tuple[npt.NDArray[np.bool_], Floats, Ints, Ints, Floats]: ...

@@ -1,6 +1,6 @@
 """How the next tokens are chosen."""
 
 from capax.decoding.params import SamplingParams
-from capax.decoding.sampling import Sampled, Sampler, Scored, sample_rows, score_rows
+from capax.decoding.sampling import Sampled, Sampler, Scored, sampled_of, score_rows
 
-__all__ = ["Sampled", "Sampler", "SamplingParams", "Scored", "sample_rows", "score_rows"]
+__all__ = ["Sampled", "Sampler", "SamplingParams", "Scored", "sampled_of", "score_rows"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,32 +40,32 @@ class Sampler:
     """Chooses the tokens of one choice of a request, in order, and remembers what it chose.
 
     `choice` is the index among the request's n; `seed` of the parameters is drawn if it is None.
+    `native` is what a model's step takes to choose tokens within the same native call.
     """
 
     def __init__(self, params: SamplingParams, choice: int, prompt_ids: Sequence[int]) -> None:
         seed = secrets.randbits(64) if params.seed is None else params.seed
-        self.position = len(prompt_ids)  # of the token to be chosen next
-        self._options: dict[str, Any] = {
-            "temperature": params.temperature,
-            "top_k": params.top_k,
-            "top_p": params.top_p,
-            "min_p": params.min_p,
-            "repetition_penalty": params.repetition_penalty,
-            "presence_penalty": params.presence_penalty,
-            "frequency_penalty": params.frequency_penalty,
-            "seed": seed % 2**64,
-            "choice": choice,
-            "n_top": params.logprobs or 0,
-        }
-        if params.logit_bias:
-            self._options["bias_tokens"] = np.array(list(params.logit_bias), np.int32)
-            self._options["bias_values"] = np.array(list(params.logit_bias.values()), np.float32)
-        is_penalised = (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
+        bias = params.logit_bias
+        self.native = _native.Sampler(
+            np.array(prompt_ids, np.int32),
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            repetition_penalty=params.repetition_penalty,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            seed=seed % 2**64,
+            choice=choice,
+            n_top=params.logprobs or 0,
+            bias_tokens=np.array(list(bias), np.int32) if bias else None,
+            bias_values=np.array(list(bias.values()), np.float32) if bias else None,
         )
-        self._counts = TokenCounts(prompt_ids) if is_penalised else None
+
+    @property
+    def position(self) -> int:
+        """Position of the token to be chosen next."""
+        return self.native.position
 
     def sample(
         self, logits: npt.NDArray[np.float32], mask: npt.NDArray[np.uint32] | None = None
@@ -74,50 +74,20 @@ class Sampler:
 
         `mask`: bit t % 32 of word t // 32 allows token t. Raises CapaxError if it allows none.
         """
-        counts: dict[str, Any] = {} if self._counts is None else self._counts.arrays()
-        status, token, logprob, top_tokens, top_logprobs = _native.sample(
-            logits, position=self.position, mask=mask, **self._options, **counts
-        )
-        if status == "nonfinite":
-            return None
-        if status != "ok":
-            raise CapaxError(f"no token is allowed at position {self.position}; widen the mask")
-        self.position += 1
-        if self._counts is not None:
-            self._counts.add_output(token)
-        top = list(zip(top_tokens.tolist(), top_logprobs.tolist(), strict=True))
-        return Sampled(token, logprob, top)
+        return sampled_of(self.native.sample(logits, mask))
 
 
-class TokenCounts:
-    """How often each token of the prompt and the output occurs in the output."""
+def sampled_of(result: _native.SampleResult) -> Sampled | None:
+    """Return what a native sampler chose; None if the logits were not finite.
 
-    def __init__(self, prompt_ids: Sequence[int]) -> None:
-        tokens = dict.fromkeys(int(token) for token in prompt_ids)
-        self._index = {token: i for i, token in enumerate(tokens)}
-        self._tokens = np.array([*tokens, *[0] * 64], np.int32)
-        self._outputs = np.zeros(len(self._tokens), np.int32)
-
-    def add_output(self, token: int) -> None:
-        """Count one more occurrence in the output."""
-        i = self._index.setdefault(token, len(self._index))
-        if i == len(self._tokens):
-            self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)])
-            self._outputs = np.concatenate([self._outputs, np.zeros_like(self._outputs)])
-        self._tokens[i] = token
-        self._outputs[i] += 1
-
-    def arrays(self) -> dict[str, npt.NDArray[np.int32]]:
-        """Return the native sampler's arguments: views, valid until the next `add_output`."""
-        n = len(self._index)
-        return {"count_tokens": self._tokens[:n], "count_outputs": self._outputs[:n]}
-
-
-def sample_rows(
-    logits: npt.NDArray[np.float32], samplers: Sequence[Sampler]
-) -> list[Sampled | None]:
-    """Choose one token per row of logits [rows, vocab_size]; None where they are not finite."""
-    return [sampler.sample(row) for row, sampler in zip(logits, samplers, strict=True)]
+    Raises CapaxError if no token was allowed.
+    """
+    status, token, logprob, top = result
+    if status == "nonfinite":
+        return None
+    if status != "ok":
+        raise CapaxError("no token is allowed at this position; widen the mask")
+    return Sampled(token, logprob, top)
 
 
 def score_rows(

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import numpy.typing as npt
 
-from capax.decoding.sampling import sample_rows
+from capax import _native
+from capax.decoding.sampling import sampled_of
 from capax.engine.prefix import KeptPrefix
 from capax.engine.sequence import Event, Request, Sequence
 from capax.errors import CapacityError
@@ -77,13 +77,13 @@ class Engine:
                     logit_rows.append(len(tokens) - 1)
             step = Step(np.array(tokens, np.int32), slices, np.array(logit_rows, np.int32))
             try:
-                logits = self._model.forward(step)
+                results = self._model.sample(step, [s.sampler.native for s in ready])
             except BaseException:
                 for sequence, _ in work:
                     sequence.cancel()
                     self._retire(sequence.request)
                 raise
-            self._sample(ready, logits)
+            self._accept(ready, results)
 
     def cancel(self, request: Request) -> None:
         """End a request wherever it is and give its memory back."""
@@ -195,11 +195,10 @@ class Engine:
             request.sequences.append(twin)
             self._running.append(twin)
 
-    def _sample(self, ready: list[Sequence], logits: npt.NDArray[np.float32]) -> None:
+    def _accept(self, ready: list[Sequence], results: list[_native.SampleResult]) -> None:
         now = time.perf_counter()
-        for sequence, sampled in zip(
-            ready, sample_rows(logits, [s.sampler for s in ready]), strict=True
-        ):
+        for sequence, result in zip(ready, results, strict=True):
+            sampled = sampled_of(result)
             request = sequence.request
             request.first_token_s = request.first_token_s or now
             if sampled is None:

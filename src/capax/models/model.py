@@ -105,14 +105,23 @@ class Model:
         Each cache must have room (`reserve`) and is advanced. Raises FileFormatError if a
         streamed weight can no longer be read; the caches are unchanged then.
         """
+        self.sample(step, [])
+        return self.logits[: len(step.logit_rows)]
+
+    def sample(self, step: Step, samplers: Sequence[_native.Sampler]) -> list[_native.SampleResult]:
+        """Run the step and let one sampler for each logit row choose its next token.
+
+        With paged caches this is one native call. Raises as `forward`.
+        """
         pool = _common_pool(step.sequences)
         if pool is None:
             self.run_body(step)
-            return self.run_head(step.logit_rows)
-        n_operations = self.native.n_operations if len(step.logit_rows) else self._program.head
-        self._run(step, 0, n_operations, pool)
+            logits = self.run_head(step.logit_rows)
+            return [s.sample(row) for s, row in zip(samplers, logits, strict=False)]
+        end = self.native.n_operations if len(step.logit_rows) else self._program.head
+        sampled = self._run(step, 0, end, pool, samplers)
         self._advance(step)
-        return self.logits[: len(step.logit_rows)]
+        return sampled
 
     def run_body(self, step: Step) -> None:
         """Run everything before the head; `run_head` may follow for any rows."""
@@ -143,14 +152,21 @@ class Model:
         for s in step.sequences:
             s.cache.advance(s.end - s.begin)
 
-    def _run(self, step: Step, begin: int, end: int, pool: PagePool | None) -> None:
+    def _run(
+        self,
+        step: Step,
+        begin: int,
+        end: int,
+        pool: PagePool | None,
+        samplers: Sequence[_native.Sampler] = (),
+    ) -> list[_native.SampleResult]:
         n = len(step.sequences)
         bounds = np.empty((n, 3), np.int32)  # first row, end row, first position
         for i, s in enumerate(step.sequences):
             bounds[i] = s.begin, s.end, s.cache.n_tokens
         tables = [s.cache.page_table for s in step.sequences if isinstance(s.cache, PagedKVCache)]
         try:
-            self.native.run(
+            return self.native.run(
                 begin,
                 end,
                 step.tokens,
@@ -159,6 +175,7 @@ class Model:
                 pool.native if pool else None,
                 pool.layout if pool else None,
                 step.logit_rows,
+                list(samplers),
             )
         except RuntimeError as e:
             raise FileFormatError(str(e)) from e

@@ -123,11 +123,12 @@ class ProgramBuilder:
         self.attentions.append(Attention(operation, layer, x, q, k, v, out, norm, q_norm, k_norm))
 
     def output(self, x: int, weight: NativeWeight, norm: Norm, bias: Floats | None = None) -> None:
-        """Record the head: logits of the step's logit rows, [n_logit_rows, vocab_size]."""
+        """Record the head: logits of the step's logit rows [n_logit_rows, vocab_size], sampling."""
         self.logits = self.native.buffer(weight.n_out, True)
         self.head = self._linear(
             x, [(weight, bias, self.logits)], norm, None, add=False, gather=True
         )
+        self.native.sample(self.logits)
 
     def _linear(
         self,
