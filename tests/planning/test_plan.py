@@ -174,7 +174,7 @@ def test_a_way_out_that_this_machine_does_not_have_is_not_a_flag() -> None:
         ({"threads": 0}, "threads is 0"),
         ({"prefill_chunk": 0}, "prefill chunk is 0"),
         ({"n_sequences": 0}, "number of sequences is 0"),
-        ({"kv_type": "q4_0"}, "KV cache type 'q4_0' is unknown"),
+        ({"kv_type": "q4_0"}, "KV cache 'q4_0' is unknown"),
     ],
 )
 def test_values_outside_their_range_are_named(options: dict[str, object], message: str) -> None:
@@ -184,6 +184,13 @@ def test_values_outside_their_range_are_named(options: dict[str, object], messag
 
 def test_q8_0_is_another_word_for_int8() -> None:
     assert parse_kv_type("q8_0") == parse_kv_type("int8") == "int8"
+
+
+def test_the_full_cache_can_be_spelled_as_a_method() -> None:
+    assert parse_kv_type("full") == "f16"
+    assert parse_kv_type("full:type=bf16") == "bf16"
+    with pytest.raises(ConfigError, match="full:type is 'f17'; use one of f32, f16, bf16, int8"):
+        parse_kv_type("full:type=f17")
 
 
 def test_a_plan_is_one_json_document() -> None:

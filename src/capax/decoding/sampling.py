@@ -16,6 +16,7 @@ import numpy.typing as npt
 from capax import _native
 from capax.decoding.params import SamplingParams
 from capax.errors import CapaxError
+from capax.methods import Method, register
 
 TokenLogprobs = list[tuple[int, float]]  # (token, natural log-probability), the best first
 
@@ -107,3 +108,13 @@ def score_rows(
     pairs = zip(tokens.tolist(), top_logprobs.tolist(), strict=True)
     top = [list(zip(ids, values, strict=True)) for ids, values in pairs]
     return Scored(logprobs.tolist(), (greedy == targets).tolist(), top)
+
+
+register(
+    Method(
+        "autoregressive",
+        "decoding",
+        "",
+        "Choose one token at a time from the filtered distribution (see SamplingParams).",
+    )
+)

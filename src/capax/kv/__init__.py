@@ -4,6 +4,7 @@ from capax.kv.cache import AttentionInput, KVCache
 from capax.kv.paged import (
     KV_TYPES,
     PAGE_TOKENS,
+    FullCache,
     KVType,
     PagedKVCache,
     PagePool,
@@ -15,6 +16,7 @@ __all__ = [
     "KV_TYPES",
     "PAGE_TOKENS",
     "AttentionInput",
+    "FullCache",
     "KVCache",
     "KVType",
     "PagePool",

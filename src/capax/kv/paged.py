@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
@@ -22,6 +23,7 @@ from capax import _native
 from capax.errors import CapacityError, ConfigError, StoreError
 from capax.files.config import ModelConfig
 from capax.kv.cache import AttentionInput, Floats, Positions
+from capax.methods import Method, register
 
 KVType = Literal["f32", "f16", "bf16", "int8"]
 KV_TYPES: tuple[KVType, ...] = ("f32", "f16", "bf16", "int8")
@@ -215,3 +217,21 @@ class PagedKVCache:
             n_tokens,
             crc,
         )
+
+
+@dataclass(frozen=True)
+class FullCache:
+    """Options of the full cache: the precision that K and V are kept in."""
+
+    type: KVType = "f16"
+
+
+register(
+    Method(
+        "full",
+        "kv",
+        "Kwon et al., 2023, arXiv 2309.06180",
+        "Keep keys and values of every position, in pages that sequences share.",
+        FullCache,
+    )
+)

@@ -1,4 +1,4 @@
-"""How many bytes a run holds, component by component: the only place with these formulas.
+"""How many bytes a run holds, component by component.
 
 Every function is exact or an upper bound: a plan that says it fits must fit. What the
 engine reports of itself (`LLM.measured_memory`) has the same component names.
@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
 
 from capax.files.config import ModelConfig
-from capax.files.encodings import encoding_named
 from capax.files.model_file import ModelFile
+from capax.kv import PAGE_TOKENS, KVType, page_nbytes, pages_for
 from capax.planning.sizes import KIB, MIB
-
-KVType = Literal["f32", "f16", "bf16", "int8"]
-KV_TYPES: tuple[KVType, ...] = ("f32", "f16", "bf16", "int8")
-KV_PAGE_TOKENS = 64
+from capax.weights import packed_nbytes
 
 # Resident bytes of a process that has imported what a run needs and loaded no model; the
 # second figure is per vocabulary entry, for the tokenizer and the texts in the file's header.
@@ -30,7 +26,8 @@ _GROUP_ROWS = 16
 _SYSTEM_PAGE = 4 * KIB
 _HUGE_PAGE = 2 * MIB
 _STREAM_READ_NBYTES = 256 * KIB
-_KV_ELEMENT_NBYTES = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
+_QUERY_ROWS, _SPAN_TOKENS, _SPLIT_TOKENS = 48, 512, 4
+_ALIGNMENT_NBYTES = 16 * KIB  # buffers begin at cache lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +82,6 @@ def footprint(model: ModelFile, shape: Shape) -> Footprint:
 # --- weights -------------------------------------------------------------------------
 
 
-def packed_nbytes(encoding: str, n_out: int, n_in: int) -> int:
-    """Return the bytes of a packed matrix: groups of 16 output rows, padded with zeros.
-
-    A group takes the bytes of its rows in the file; Q3_K, Q4_K and Q5_K add 4 bytes per row
-    and 256 inputs, because 6-bit scales are unpacked to whole bytes.
-    """
-    e = encoding_named(encoding)
-    row = n_in // e.block_len * e.block_nbytes
-    if e.block_len == 256:
-        row += n_in // 256 * (4 if e.name in ("Q3_K", "Q4_K", "Q5_K") else 0)
-    return -(-n_out // _GROUP_ROWS) * _GROUP_ROWS * row
-
-
 def matrix_names(model: ModelFile) -> list[str]:
     """Return the names of the model's matrices, in file order."""
     return [name for name, tensor in model.tensors.items() if len(tensor.shape) == 2]
@@ -105,8 +89,7 @@ def matrix_names(model: ModelFile) -> list[str]:
 
 def packed_matrix_nbytes(model: ModelFile, name: str) -> int:
     """Return the packed bytes of one matrix of the model."""
-    tensor = model.tensors[name]
-    return packed_nbytes(tensor.encoding.name, *tensor.shape)
+    return packed_nbytes(model.tensors[name])
 
 
 def weights_nbytes(model: ModelFile, streamed: Collection[str] = ()) -> int:
@@ -139,40 +122,54 @@ def stream_buffer_nbytes(model: ModelFile, name: str) -> int:
 # --- KV cache ------------------------------------------------------------------------
 
 
-def kv_page_nbytes(config: ModelConfig, kv_type: KVType) -> int:
-    """Return the bytes of one KV page: 64 positions over all layers and KV heads."""
-    element = _KV_ELEMENT_NBYTES[kv_type]
-    k = config.head_dim * KV_PAGE_TOKENS * element
-    v = KV_PAGE_TOKENS * _round_up(config.head_dim, 16) * element
-    scales = 2 * 4 * KV_PAGE_TOKENS if kv_type == "int8" else 0
-    return config.n_layers * config.n_kv_heads * (k + v + scales)
-
-
 def kv_nbytes(config: ModelConfig, kv_type: KVType, context_len: int, n_sequences: int = 1) -> int:
     """Return the bytes of the pages that hold `n_sequences` full contexts."""
-    pages = n_sequences * -(-context_len // KV_PAGE_TOKENS)
-    return pages * _round_up(kv_page_nbytes(config, kv_type), _SYSTEM_PAGE)
+    page = _round_up(page_nbytes(config, kv_type), _SYSTEM_PAGE)
+    return n_sequences * pages_for(context_len) * page
 
 
 # --- scratch -------------------------------------------------------------------------
 
 
 def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
-    """Return the bytes of activations, logits, rotary tables and thread buffers.
+    """Return the bytes of activations, logits, rotary tables and what operations work in.
 
-    Activations are float32 rows for one chunk; the int8 form of the widest input is shared by
-    all linear maps; each thread has a row of its own and 64 KiB of attention scores.
+    Activations are float32 rows for one chunk. Operations run one after another and share
+    one memory, as large as the largest of them needs.
     """
     c = model.config
     widths = c.d_model + 2 * c.d_q + 2 * c.d_kv + 2 * c.d_ffn
     activations = 4 * shape.prefill_chunk * widths
     logits = 4 * shape.logit_rows * c.vocab_size
     rotary = 4 * shape.context_len * c.rope.dim
+    operations = max(_linear_nbytes(model, shape), _attention_nbytes(c, shape))
+    return activations + logits + rotary + operations + _ALIGNMENT_NBYTES
+
+
+def _linear_nbytes(model: ModelFile, shape: Shape) -> int:
+    """The widest input as int8 with its scales and sums, or as floats, and a row per thread."""
+    c = model.config
     widest = max(c.d_model, c.d_q, c.d_ffn)
     has_floats = any(model.tensors[name].encoding.is_float for name in matrix_names(model))
-    linear = shape.prefill_chunk * (2 * widest + (4 * widest if has_floats else 0))
-    threads = shape.threads * (8 * widest + 64 * KIB)
-    return activations + logits + rotary + linear + threads
+    rows = max(shape.prefill_chunk, shape.logit_rows)
+    prepared = rows * (-(-13 * widest // 8) + (4 * widest if has_floats else 0))
+    return prepared + shape.threads * 4 * widest
+
+
+def _attention_nbytes(config: ModelConfig, shape: Shape) -> int:
+    """Scores and partial results of 48 query rows per thread; of a few tokens also per span.
+
+    `native/attention/attention.h` draws both: spans of 512 keys, partials of 16 + head_dim.
+    """
+    n_group = config.n_heads // config.n_kv_heads
+    v_stride = _round_up(config.head_dim, 16)
+    partial = 16 + v_stride
+    rows = max(1, _QUERY_ROWS // n_group) * n_group
+    page = PAGE_TOKENS * (config.head_dim + v_stride)
+    per_thread = rows * (_SPAN_TOKENS + 2 * partial) + page
+    spans = shape.context_len // _SPAN_TOKENS + 1
+    split = shape.n_sequences * _SPLIT_TOKENS * config.n_heads * spans * partial
+    return 4 * (shape.threads * per_thread + split)
 
 
 def _round_up(n: int, to: int) -> int:

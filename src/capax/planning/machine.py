@@ -250,3 +250,35 @@ def _cpu_quota(groups: list[_Group]) -> float | None:
             if quota.isdecimal() and period.isdecimal() and int(period) > 0:
                 quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
+
+
+# --- this process --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Resident bytes of this process: its own, those of mapped files, and the most it had."""
+
+    anonymous: int
+    file_mapped: int
+    peak: int
+
+
+def process_memory(root: Path = Path("/")) -> ProcessMemory:
+    """Read what this process holds; page cache that is not mapped belongs to nobody."""
+    text = _text(root / "proc/self/status") or ""
+    kib = {name: int(n) for name, n in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+    return ProcessMemory(
+        anonymous=1024 * kib.get("RssAnon", 0),
+        file_mapped=1024 * (kib.get("RssFile", 0) + kib.get("RssShmem", 0)),
+        peak=1024 * kib.get("VmHWM", 0),
+    )
+
+
+def reset_peak_memory(root: Path = Path("/")) -> bool:
+    """Begin a new peak from what is resident now; False where the system does not allow it."""
+    try:
+        (root / "proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

@@ -14,16 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from capax.errors import CapacityError, ConfigError
 from capax.files.model_file import ModelFile
+from capax.kv import KV_TYPES, PAGE_TOKENS, FullCache, KVType, pages_for
+from capax.methods import parse_method
 from capax.planning.budget import Budget, Limit
 from capax.planning.footprint import (
-    KV_PAGE_TOKENS,
-    KV_TYPES,
     Footprint,
-    KVType,
     Shape,
     footprint,
     matrix_names,
@@ -34,8 +33,7 @@ from capax.planning.machine import Machine, read_machine, usable_threads
 from capax.planning.prediction import Prediction, output_name, predict
 from capax.planning.probe import Probe
 from capax.planning.sizes import MAX_NBYTES, MIB, format_size, size_argument
-
-Residency = Literal["packed", "streamed"]
+from capax.weights import Residency
 
 PREFILL_CHUNK = 256
 LOGIT_ROWS = 16
@@ -89,7 +87,7 @@ class Plan:
     @property
     def n_pages(self) -> int:
         """KV pages for every sequence's whole context."""
-        return self.n_sequences * -(-self.context_len // KV_PAGE_TOKENS)
+        return self.n_sequences * pages_for(self.context_len)
 
     @property
     def total_nbytes(self) -> int:
@@ -136,18 +134,25 @@ class DoesNotFit(CapacityError):
         self.needed = needed
 
 
-def parse_kv_type(name: str) -> KVType:
-    """Return the KV type a user means; 'q8_0' is llama.cpp's word for int8.
+def parse_kv_type(spec: str) -> KVType:
+    """Return the precision of the full cache that `spec` asks for.
 
-    Raises ConfigError, listing the types, for any other name.
+    A type alone ('int8'; 'q8_0' is llama.cpp's word for it) stands for 'full:type=int8'.
+    Raises ConfigError, listing what there is, for anything else.
     """
-    wanted = "int8" if name == "q8_0" else name
+    name = "int8" if spec == "q8_0" else spec
     for kv_type in KV_TYPES:
-        if wanted == kv_type:
+        if name == kv_type:
             return kv_type
-    raise ConfigError(
-        f"KV cache type {name!r:.60} is unknown; use one of {', '.join(KV_TYPES)} (q8_0 is int8)"
-    )
+    if not name.startswith("full"):
+        raise ConfigError(
+            f"KV cache {spec!r:.60} is unknown; use one of {', '.join(KV_TYPES)} (q8_0 is int8) "
+            "or a method of 'capax methods kv'"
+        )
+    options = parse_method("kv", name).options
+    if not isinstance(options, FullCache):
+        raise ConfigError(f"KV method {spec!r:.60} cannot be planned; use 'full'")
+    return options.type
 
 
 def plan_run(
@@ -260,14 +265,14 @@ class _Wish:
             return None
         if self.fits(shape):
             return shape
-        low, high = least // KV_PAGE_TOKENS, -(-shape.context_len // KV_PAGE_TOKENS)
+        low, high = least // PAGE_TOKENS, pages_for(shape.context_len)
         while high - low > 1:
             middle = (low + high) // 2
-            if self.fits(replace(shape, context_len=middle * KV_PAGE_TOKENS)):
+            if self.fits(replace(shape, context_len=middle * PAGE_TOKENS)):
                 low = middle
             else:
                 high = middle
-        return replace(shape, context_len=max(least, low * KV_PAGE_TOKENS))
+        return replace(shape, context_len=max(least, low * PAGE_TOKENS))
 
     def fewest_streamed(self, shape: Shape) -> Shape | None:
         """Return `shape` with as few bytes streamed as it takes to fit.

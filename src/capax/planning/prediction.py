@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capax.files.model_file import ModelFile
-from capax.planning.footprint import KV_PAGE_TOKENS as PAGE
-from capax.planning.footprint import Shape, kv_page_nbytes, matrix_names, packed_matrix_nbytes
+from capax.kv import PAGE_TOKENS, page_nbytes
+from capax.planning.footprint import Shape, matrix_names, packed_matrix_nbytes
 from capax.planning.probe import Probe
 
 # Shares of the probed roof that the engine reaches with SmolLM2-135M Q4_1 on two cores with
@@ -54,7 +54,7 @@ def decode_seconds(model: ModelFile, shape: Shape, probe: Probe, depth: int) -> 
     """Return the seconds of one decoded token with `depth` tokens in the cache."""
     read = [name for name in matrix_names(model) if not _is_lookup_only(model, name)]
     packed = sum(packed_matrix_nbytes(model, name) for name in read if name not in shape.streamed)
-    kv = kv_page_nbytes(model.config, shape.kv_type) * (depth + 1) // PAGE
+    kv = page_nbytes(model.config, shape.kv_type) * (depth + 1) // PAGE_TOKENS
     in_memory = (packed + kv) / (probe.read_rate(packed + kv) * DECODE_EFFICIENCY)
     return in_memory + _streamed_seconds(model, shape, probe)
 

@@ -14,6 +14,7 @@ from capax._native import Weight as NativeWeight
 from capax._native import WeightArena, WeightReadError
 from capax.errors import FileFormatError
 from capax.files.tensors import TensorInfo
+from capax.methods import Method, register
 
 __all__ = [
     "NativeWeight",
@@ -81,3 +82,9 @@ class Weight(Protocol):
 
     def dequantize(self) -> np.ndarray:
         """Return a new [n_out, n_in] float32 array."""
+
+
+register(Method("packed", "weights", "", "Hold matrices in memory, laid out for the kernels."))
+register(
+    Method("streamed", "weights", "", "Read matrices from the file at every step; the same bits.")
+)
