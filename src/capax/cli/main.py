@@ -24,14 +24,19 @@ FAILED, MISUSE, DOES_NOT_FIT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 # Name -> (module, one line), in the order somebody new needs them. The line stands here so
 # that 'capax --help' imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "Answer a prompt."),
+    "chat": ("chat", "Talk to a model in the terminal."),
     "plan": ("plan", "Say what a model would hold and how fast it would be, before loading it."),
     "pull": ("pull", "Fetch a model."),
     "list": ("list_models", "List the models on this machine."),
     "inspect": ("inspect", "Show what is in a model file."),
     "rm": ("remove", "Remove a model."),
     "quantize": ("quantize", "Write a model in a smaller encoding."),
+    "bench": ("bench", "Measure prefill and decode speed."),
+    "perplexity": ("perplexity", "Measure how well a model predicts a text."),
     "doctor": ("doctor", "Check this machine: cores, memory, disk, models."),
     "probe": ("probe", "Measure this machine: bandwidth, arithmetic, disk."),
+    "methods": ("methods", "List the methods and their options."),
     "completion": ("completion", "Print a shell completion script."),
 }
 

@@ -37,7 +37,6 @@ from capax.files.tokenizer import Tokenizer
 from capax.kv import PagedKVCache, PagePool, pages_for
 from capax.models import Model, ModelTensors, SequenceSlice, Step
 from capax.planning.budget import Budget
-from capax.planning.machine import read_machine, usable_threads
 from capax.planning.plan import Plan, plan_run
 from capax.planning.sizes import parse_size
 from capax.settings import apply_isa
@@ -81,17 +80,17 @@ class LLM:
         self.file: ModelFile = open_model(resolve(model))
         self.config: ModelConfig = self.file.config
         self.seed = seed
-        self.threads = threads if threads is not None else usable_threads(read_machine()).n
         self.plan: Plan = plan_run(
             self.file,
             Budget(memory=None if memory is None else parse_size(memory, "memory")),
             context_len=ctx_size,
             kv_type=kv,
-            threads=self.threads,
+            threads=threads,
             prefill_chunk=prefill_chunk,
             n_sequences=n_sequences,
             logit_rows=MAX_LOGIT_ROWS,
         )
+        self.threads = self.plan.threads
         with ThreadPoolExecutor(1) as background:
             # Reading and packing weights leaves the interpreter free to build the tokenizer.
             tensors = background.submit(ModelTensors, self.file, self.plan.residency, self.threads)

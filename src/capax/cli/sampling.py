@@ -1,0 +1,156 @@
+"""The sampling flags, and what they default to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from capax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capax.decoding.params import SamplingParams
+    from capax.files.model_file import ModelFile
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# llama.cpp's defaults; a model's own recommendation comes before them.
+DEFAULTS: dict[str, float] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+MAX_GENERATION_CONFIG_NBYTES = 1 << 20
+
+
+def sampling_options(function: F) -> F:
+    """Add --max-tokens, --temp and the other flags of `SamplingParams`."""
+    for option in reversed(
+        (
+            click.option(
+                "-n", "--max-tokens", "--predict", "max_tokens", type=int, metavar="N",
+                help="Tokens to generate. Default: until the model ends or the context is full.",
+            ),
+            click.option(
+                "--temp", "--temperature", "temperature", type=float, metavar="T",
+                help="Temperature; 0 takes the most likely token. Default: the model's, else 0.8.",
+            ),
+            click.option(
+                "--top-k", type=int, metavar="K",
+                help="Keep the K most likely tokens; 0 keeps all. Default: the model's, else 40.",
+            ),
+            click.option(
+                "--top-p", type=float, metavar="P",
+                help="Keep the fewest tokens of this probability. Default: the model's, else 0.95.",
+            ),
+            click.option(
+                "--min-p", type=float, metavar="P",
+                help="Keep tokens of this share of the best's. Default: the model's, else 0.05.",
+            ),
+            click.option(
+                "--repeat-penalty", "--repetition-penalty", "repetition_penalty", type=float,
+                default=1.0, metavar="R", help="Divide the logits of seen tokens. 1: off.",
+            ),
+            click.option(
+                "--presence-penalty", type=float, default=0.0, metavar="P",
+                help="Subtracted once from the logits of generated tokens.",
+            ),
+            click.option(
+                "--frequency-penalty", type=float, default=0.0, metavar="P",
+                help="Subtracted for each time a token was generated.",
+            ),
+            click.option(
+                "-l", "--logit-bias", multiple=True, metavar="ID(+|-)BIAS",
+                help="Change a token's logit: 15043-5. May be repeated.",
+            ),
+            click.option(
+                "--seed", type=int, metavar="N", help="Seed. Default: random, shown with -v."
+            ),
+            click.option(
+                "--stop", multiple=True, metavar="TEXT", help="End before this. May be repeated."
+            ),
+            click.option("--ignore-eos", is_flag=True, help="Go on after the model's end token."),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def sampling_params(
+    file: ModelFile, flags: Mapping[str, Any], *, logprobs: int | None = None
+) -> SamplingParams:
+    """Return the parameters that the flags ask for, filled up by the model and the defaults.
+
+    Raises ConfigError for a value out of range.
+    """
+    import secrets
+
+    from capax.decoding.params import SamplingParams
+
+    values = DEFAULTS | recommended(file)
+    values |= {name: flags[name] for name in DEFAULTS if flags[name] is not None}
+    seed = flags["seed"]
+    return SamplingParams(
+        max_tokens=flags["max_tokens"],
+        temperature=values["temperature"],
+        top_k=int(values["top_k"]),
+        top_p=values["top_p"],
+        min_p=values["min_p"],
+        repetition_penalty=flags["repetition_penalty"],
+        presence_penalty=flags["presence_penalty"],
+        frequency_penalty=flags["frequency_penalty"],
+        logit_bias=dict(map(parse_bias, flags["logit_bias"])),
+        seed=secrets.randbits(32) if seed is None else seed,
+        stop=tuple(flags["stop"]),
+        ignore_eos=flags["ignore_eos"],
+        logprobs=logprobs,
+    )
+
+
+def parse_bias(text: str) -> tuple[int, float]:
+    """Read '15043-5' or '15043+0.5': token id and bias."""
+    for sign in "+-":
+        token, found, bias = text.partition(sign)
+        if found and token.isdecimal():
+            try:
+                return int(token), float(sign + bias)
+            except ValueError:
+                break
+    raise ConfigError(
+        f"--logit-bias is {text!r:.60}; write a token id, a sign and a number: 42-1.5"
+    )
+
+
+def recommended(file: ModelFile) -> dict[str, float]:
+    """Return what the model's authors recommend: GGUF's general.sampling.*, generation_config."""
+    if file.format == "gguf":
+        found = {
+            name: file.metadata.get(f"general.sampling.{key}")
+            for name, key in (
+                ("temperature", "temp"), ("top_k", "top_k"), ("top_p", "top_p"), ("min_p", "min_p")
+            )
+        }  # fmt: skip
+    else:
+        config = _generation_config(file)
+        found = {name: config.get(name) for name in DEFAULTS}
+        if config.get("do_sample") is False:
+            found["temperature"] = 0.0
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _generation_config(file: ModelFile) -> dict[str, Any]:
+    from capax.files.json_file import read_json_object
+
+    path = file.path / "generation_config.json"
+    return read_json_object(path, MAX_GENERATION_CONFIG_NBYTES) if path.is_file() else {}
+
+
+def describe(params: SamplingParams) -> str:
+    """Return the parameters in one line, as -v shows them."""
+    shown = {
+        name: getattr(params, name)
+        for name in ("temperature", "top_k", "top_p", "min_p", "seed", "max_tokens")
+    }
+    return "sampling: " + json.dumps(shown)

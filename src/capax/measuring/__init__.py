@@ -1,0 +1,1 @@
+"""What a run was worth: metrics of models, comparable across models and methods."""
