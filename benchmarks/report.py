@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 MIB = 2**20
+QUIET = 0.1  # share of busy cores before a run above which the table says so
 NAMES = {
     "capax": "capax",
     "llama_cpp_q4_1": "llama.cpp, same file",
@@ -160,6 +161,8 @@ def provenance(experiments: dict[str, Any]) -> str:
     latest = max(experiments.values(), key=lambda e: str(e["measured"]))
     machine, packages = latest["machine"], latest["packages"]
     commits = sorted({e["commit"] for e in experiments.values()})
+    busy = max(float(e["machine"]["busy_share_before"]) for e in experiments.values())
+    noise = "" if busy <= QUIET else f" **Others kept up to {busy:.0%} of the cores busy.**"
     return (
         f"{latest['model']['name']} ({latest['model']['bytes'] / 1e6:.0f} MB), "
         f"{latest['threads']} threads on {machine['cpu']} "
@@ -168,7 +171,7 @@ def provenance(experiments: dict[str, Any]) -> str:
         f"llama-cpp-python {packages['llama-cpp-python']} compiled for this machine, "
         f"CTranslate2 {packages['ctranslate2']}, transformers {packages['transformers']}; "
         f"{latest['measured'][:10]}, commit {', '.join(commits)}. "
-        "Repeat with `make bench`.\n"
+        f"Repeat with `make bench`.{noise}\n"
     )
 
 

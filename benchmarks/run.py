@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 from benchmarks import reference
 from benchmarks.contest import Contestant, alternate, rates
 from benchmarks.peers.process import alternate_processes
+from benchmarks.report import QUIET
 
 PREFILL_TOKENS = 512
 DECODE_TOKENS = 64
@@ -243,8 +245,21 @@ def machine() -> dict[str, Any]:
         "memory_bytes": int(kibibytes) * 1024,
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load_average_before": os.getloadavg()[0],
+        "busy_share_before": round(busy_share(), 3),
     }
+
+
+def busy_share(seconds: float = 1.0) -> float:
+    """Return the share of the machine's cores that others keep busy: this process only waits."""
+
+    def ticks() -> list[int]:
+        return [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+
+    before = ticks()
+    time.sleep(seconds)
+    passed = [after - earlier for after, earlier in zip(ticks(), before, strict=True)]
+    idle = passed[3] + passed[4]  # idle and waiting for I/O
+    return 1 - idle / max(sum(passed), 1)
 
 
 def package_versions() -> dict[str, str]:
@@ -304,7 +319,7 @@ def main() -> int:
     results = json.loads(path.read_text())["experiments"] if path.exists() else {}
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        about = {
+        about: dict[str, Any] = {
             "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": commit(),
             "threads": settings.threads,
@@ -313,6 +328,9 @@ def main() -> int:
             "machine": machine(),
             "packages": package_versions(),
         }
+        busy = about["machine"]["busy_share_before"]
+        if busy > QUIET:
+            print(f"others keep {busy:.0%} of the cores busy: not a measurement", file=sys.stderr)
         results[name] = about | EXPERIMENTS[name](files, settings)
         write_json(path, {"experiments": results})
     return 0

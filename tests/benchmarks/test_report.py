@@ -19,6 +19,7 @@ ABOUT = {
         "cpu_family_model": "1/2",
         "isa": ["avx2", "fma"],
         "memory_bytes": 8 * 2**30,
+        "busy_share_before": 0.02,
     },
     "packages": {"llama-cpp-python": "1", "ctranslate2": "2", "transformers": "3"},
 }
@@ -58,6 +59,13 @@ def test_the_table_names_machine_date_and_commit() -> None:
     text = report.table(experiments())
     for fact in ("tiny.gguf", "2 threads", "A Processor", "8 GiB", "2026-01-02", "0123456789ab"):
         assert fact in text
+
+
+def test_a_busy_machine_is_said() -> None:
+    measured = copy.deepcopy(experiments())
+    assert "busy" not in report.table(measured)
+    measured["memory"]["machine"]["busy_share_before"] = 0.35
+    assert "Others kept up to 35% of the cores busy" in report.table(measured)
 
 
 def test_insert_replaces_only_what_is_between_the_markers() -> None:
