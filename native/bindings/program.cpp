@@ -12,6 +12,7 @@
 #include "kv/page_pool.h"
 #include "program/attention.h"
 #include "program/embed.h"
+#include "program/gather.h"
 #include "program/linear.h"
 #include "program/program.h"
 #include "program/sample.h"
@@ -48,6 +49,10 @@ struct RecordedProgram {
   void check_buffer(int buffer, int64_t width) const {
     if (buffer < 0 || buffer >= program.n_buffers()) throw nb::value_error("no such buffer");
     if (program.width(buffer) != width) throw nb::value_error("the buffer has another width");
+  }
+  void check_same_rows(int a, int b) const {
+    if (a < 0 || b < 0 || std::max(a, b) >= program.n_buffers()) throw nb::value_error("no such buffer");
+    if (program.gathered(a) != program.gathered(b)) throw nb::value_error("one buffer is gathered, the other is not");
   }
 };
 
@@ -130,13 +135,13 @@ void run_head(RecordedProgram& self, int64_t begin, Vector<int32_t> logit_rows) 
   self.program.run(step, begin, end);
 }
 
-int add_linear(RecordedProgram& self, int input, const std::optional<Vector<float>>& norm, float eps, int up, bool gather,
+int add_linear(RecordedProgram& self, int input, const std::optional<Vector<float>>& norm, float eps, int up,
                bool accumulate) {
   if (input < 0 || input >= self.program.n_buffers()) throw nb::value_error("no such buffer");
   const int64_t n_in = self.program.width(input);
-  if (up >= 0) self.check_buffer(up, n_in);
+  if (up >= 0) self.check_same_rows(up, input), self.check_buffer(up, n_in);
   auto operation =
-      std::make_unique<LinearOperation>(self.program, input, n_in, to_vector(norm), eps, up, gather, accumulate);
+      std::make_unique<LinearOperation>(self.program, input, n_in, to_vector(norm), eps, up, accumulate);
   LinearOperation* borrowed = operation.get();
   return self.add(std::move(operation), borrowed);
 }
@@ -148,6 +153,7 @@ void add_linear_output(RecordedProgram& self, int operation, const Weight& weigh
   if (buffer < 0 || buffer >= self.program.n_buffers() || column < 0 ||
       column + weight.n_out() > self.program.width(buffer))
     throw nb::value_error("the output does not fit its buffer");
+  self.check_same_rows(buffer, self.linear[operation]->input());
   self.linear[operation]->add_output({&weight, to_vector(bias), buffer, column});
 }
 
@@ -228,12 +234,22 @@ void bind_program(nb::module_& m) {
             return self.add(std::make_unique<EmbedOperation>(self.program, &table, out), nullptr);
           },
           "table"_a, "out"_a, nb::keep_alive<1, 2>())
-      .def("linear", &add_linear, "x"_a, "norm"_a.none(), "eps"_a, "up"_a, "gather"_a, "accumulate"_a)
+      .def("linear", &add_linear, "x"_a, "norm"_a.none(), "eps"_a, "up"_a, "accumulate"_a)
       .def("linear_output", &add_linear_output, "operation"_a, "weight"_a, "bias"_a.none(), "buffer"_a, "column"_a,
            nb::keep_alive<1, 3>())
       .def("attention", &add_attention, "layer"_a, "q"_a, "k"_a, "v"_a, "out"_a, "n_heads"_a, "n_kv_heads"_a,
            "head_dim"_a, "cos"_a.noconvert(), "sin"_a.noconvert(), "interleaved"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_eps"_a,
            "scale"_a, "window"_a, "causal"_a, nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
+      .def(
+          "gather",
+          [](RecordedProgram& self, int from, int to) {
+            if (from < 0 || from >= self.program.n_buffers()) throw nb::value_error("no such buffer");
+            self.check_buffer(to, self.program.width(from));
+            if (self.program.gathered(from) || !self.program.gathered(to))
+              throw nb::value_error("rows are gathered from a plain buffer into a gathered one");
+            return self.add(std::make_unique<GatherOperation>(self.program, from, to), nullptr);
+          },
+          "from_"_a, "to"_a)
       .def(
           "sample",
           [](RecordedProgram& self, int logits) {

@@ -17,9 +17,9 @@ int64_t align64(int64_t n) { return (n + 63) / 64 * 64; }
 }  // namespace
 
 LinearOperation::LinearOperation(Program& program, int input, int64_t n_in, std::vector<float> norm,
-                                 float norm_eps, int up, bool gather, bool accumulate)
+                                 float norm_eps, int up, bool accumulate)
     : program_(program), input_(input), n_in_(n_in), norm_(std::move(norm)), norm_eps_(norm_eps), up_(up),
-      gather_(gather), accumulate_(accumulate) {
+      accumulate_(accumulate) {
   if (!norm_.empty() && static_cast<int64_t>(norm_.size()) != n_in) throw std::invalid_argument("norm gain");
   if (!norm_.empty() && up_ >= 0) throw std::invalid_argument("a norm and a gate exclude each other");
 }
@@ -64,16 +64,15 @@ void LinearOperation::prepare_rows(Context& context, const Prepared& prepared, i
     const int64_t last = std::min(end, tile + kTokenTile);
     const float* x = program_.rows(input_) + tile * width;
     int64_t ldx = width;
-    if (!plain || gather_ || prepared.rows) {
+    if (!plain || prepared.rows) {
       float* target = prepared.rows ? prepared.rows + tile * n_in_ : temporary;
       for (int64_t row = tile; row < last; ++row) {
-        const int64_t source = gather_ ? context.step.logit_rows[row] : row;
-        const float* from = program_.rows(input_) + source * width;
+        const float* from = program_.rows(input_) + row * width;
         float* to = target + (row - tile) * n_in_;
         if (!norm_.empty())
           context.kernels.norms.rms_norm(from, 1, n_in_, norm_.data(), norm_eps_, to);
         else if (up_ >= 0)
-          context.kernels.norms.swiglu(from, program_.rows(up_) + source * program_.width(up_), n_in_, to);
+          context.kernels.norms.swiglu(from, program_.rows(up_) + row * program_.width(up_), n_in_, to);
         else
           std::copy(from, from + n_in_, to);
       }

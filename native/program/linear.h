@@ -23,10 +23,11 @@ class LinearOperation : public Operation {
   };
 
   // norm: gain [n_in] of an RMS norm, or empty. up: buffer multiplied by silu(input), or -1.
-  // gather: read the rows `step.logit_rows` of the input instead of all tokens.
+  // Outputs have as many rows as the input: one for each token, or for each logit row.
   LinearOperation(Program& program, int input, int64_t n_in, std::vector<float> norm, float norm_eps,
-                  int up, bool gather, bool accumulate);
+                  int up, bool accumulate);
   void add_output(Output output);
+  int input() const { return input_; }
 
   void prepare(const Step& step, int n_threads) override;
   void run(Context& context, int rank) override;
@@ -41,7 +42,7 @@ class LinearOperation : public Operation {
   Prepared layout(uint8_t* memory, int64_t n_rows) const;
   // Rows [begin, end), begin at a tile's border; temporary: [kTokenTile, n_in].
   void prepare_rows(Context& context, const Prepared& prepared, int64_t begin, int64_t end, float* temporary) const;
-  int64_t n_rows(const Step& step) const { return gather_ ? step.n_logit_rows : step.n_tokens; }
+  int64_t n_rows(const Step& step) const { return program_.gathered(input_) ? step.n_logit_rows : step.n_tokens; }
 
   Program& program_;
   int input_;
@@ -49,7 +50,6 @@ class LinearOperation : public Operation {
   std::vector<float> norm_;
   float norm_eps_;
   int up_;
-  bool gather_;
   bool accumulate_;
   bool needs_integer_ = false;
   bool needs_float_ = false;

@@ -56,6 +56,10 @@ def build(p: ProgramBuilder, w: ModelTensors) -> None:
             q_norm=optional_norm(f"{block}.attn_q_norm"),
             k_norm=optional_norm(f"{block}.attn_k_norm"),
         )
+        if layer == c.n_layers - 1:
+            # Nothing attends to what follows: only rows whose logits are wanted go on.
+            x, a = p.gather(x), p.gather(a)
+            gate, up = p.like(x, c.d_ffn), p.like(x, c.d_ffn)
         p.linear(a, [(w.matrix(f"{block}.attn_output.weight"), None, x)], add=True)
         p.linear(
             x,

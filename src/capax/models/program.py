@@ -56,12 +56,19 @@ class ProgramBuilder:
     rotary: RotaryTables
     native: _native.Program
     attentions: list[Attention] = field(default_factory=list)
+    widths: dict[int, int] = field(default_factory=dict)  # of buffers with a row for each token
     head: int = -1  # index of the first operation of the head
     logits: int = -1  # buffer [n_logit_rows, vocab_size]
 
     def buffer(self, width: int) -> int:
         """Return a new buffer of `width` floats per token."""
-        return self.native.buffer(width, False)
+        buffer = self.native.buffer(width, False)
+        self.widths[buffer] = width
+        return buffer
+
+    def like(self, x: int, width: int) -> int:
+        """Return a new buffer of `width` with as many rows as x."""
+        return self.buffer(width) if x in self.widths else self.native.buffer(width, True)
 
     def embed(self, table: NativeWeight, out: int) -> None:
         """out[t] = row `token[t]` of the embedding table."""
@@ -80,7 +87,11 @@ class ProgramBuilder:
 
         h is x, its RMS norm, or silu(x) * up (SwiGLU, Shazeer 2020, arXiv 2002.05202).
         """
-        self._linear(x, outputs, norm, up, add, gather=False)
+        gain = norm.gain if norm else None
+        eps = norm.eps if norm else 0.0
+        operation = self.native.linear(x, gain, eps, -1 if up is None else up, add)
+        for weight, bias, out in outputs:
+            self.native.linear_output(operation, weight, bias, out, 0)
 
     def attention(
         self,
@@ -122,26 +133,20 @@ class ProgramBuilder:
         )
         self.attentions.append(Attention(operation, layer, x, q, k, v, out, norm, q_norm, k_norm))
 
-    def output(self, x: int, weight: NativeWeight, norm: Norm, bias: Floats | None = None) -> None:
-        """Record the head: logits of the step's logit rows [n_logit_rows, vocab_size], sampling."""
-        self.logits = self.native.buffer(weight.n_out, True)
-        self.head = self._linear(
-            x, [(weight, bias, self.logits)], norm, None, add=False, gather=True
-        )
-        self.native.sample(self.logits)
+    def gather(self, x: int) -> int:
+        """Return a buffer with only the rows whose logits are wanted.
 
-    def _linear(
-        self,
-        x: int,
-        outputs: Sequence[tuple[NativeWeight, Floats | None, int]],
-        norm: Norm | None,
-        up: int | None,
-        add: bool,
-        gather: bool,
-    ) -> int:
-        gain = norm.gain if norm else None
-        eps = norm.eps if norm else 0.0
-        operation = self.native.linear(x, gain, eps, -1 if up is None else up, gather, add)
-        for weight, bias, out in outputs:
-            self.native.linear_output(operation, weight, bias, out, 0)
-        return operation
+        The first call begins the head: what is recorded from here on can run again for other
+        rows, and not at all for a chunk of a prompt that is not the last.
+        """
+        gathered = self.native.buffer(self.widths[x], True)
+        operation = self.native.gather(x, gathered)
+        if self.head < 0:
+            self.head = operation
+        return gathered
+
+    def output(self, x: int, weight: NativeWeight, norm: Norm, bias: Floats | None = None) -> None:
+        """Record the logits of gathered rows x, [n_logit_rows, vocab_size], and the sampling."""
+        self.logits = self.native.buffer(weight.n_out, True)
+        self.linear(x, [(weight, bias, self.logits)], norm=norm)
+        self.native.sample(self.logits)
