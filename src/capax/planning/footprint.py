@@ -134,26 +134,35 @@ def kv_nbytes(config: ModelConfig, kv_type: KVType, context_len: int, n_sequence
 def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
     """Return the bytes of activations, logits, rotary tables and what operations work in.
 
-    Activations are float32 rows for one chunk. Operations run one after another and share
+    Activations are float32 rows for one chunk, and behind the last attention for the rows
+    whose logits are wanted. Operations run one after another and share
     one memory, as large as the largest of them needs.
     """
     c = model.config
     widths = c.d_model + 2 * c.d_q + 2 * c.d_kv + 2 * c.d_ffn
     activations = 4 * shape.prefill_chunk * widths
-    logits = 4 * shape.logit_rows * c.vocab_size
+    logits = 4 * shape.logit_rows * (c.vocab_size + c.d_model + c.d_q + 2 * c.d_ffn)
     rotary = 4 * shape.context_len * c.rope.dim
-    operations = max(_linear_nbytes(model, shape), _attention_nbytes(c, shape))
+    operations = max(
+        _linear_nbytes(model, shape), _attention_nbytes(c, shape), _sampling_nbytes(c, shape)
+    )
     return activations + logits + rotary + operations + _ALIGNMENT_NBYTES
 
 
 def _linear_nbytes(model: ModelFile, shape: Shape) -> int:
-    """The widest input as int8 with its scales and sums, or as floats, and a row per thread."""
+    """The widest input as int8 with its scales and sums, or as floats, and a tile of rows per thread."""
     c = model.config
     widest = max(c.d_model, c.d_q, c.d_ffn)
     has_floats = any(model.tensors[name].encoding.is_float for name in matrix_names(model))
     rows = max(shape.prefill_chunk, shape.logit_rows)
-    prepared = rows * (-(-13 * widest // 8) + (4 * widest if has_floats else 0))
-    return prepared + shape.threads * 4 * widest
+    row = -(-13 * widest // 8) + (4 * widest if has_floats else 0)
+    own = 2 * row + _TOKEN_TILE * 4 * widest  # a step of two tokens is prepared by each thread
+    return rows * row + shape.threads * own
+
+
+def _sampling_nbytes(config: ModelConfig, shape: Shape) -> int:
+    """Working copies of a row of logits, for each thread."""
+    return shape.threads * 4 * (3 * config.vocab_size + config.vocab_size // 32 + 256)
 
 
 def _attention_nbytes(config: ModelConfig, shape: Shape) -> int:
