@@ -28,6 +28,7 @@ _HUGE_PAGE = 2 * MIB
 _STREAM_READ_NBYTES = 256 * KIB
 _QUERY_ROWS, _SPAN_TOKENS, _SPLIT_TOKENS = 48, 512, 4
 _ALIGNMENT_NBYTES = 16 * KIB  # buffers begin at cache lines
+_TOKEN_TILE = 16  # tokens whose int8 forms are interleaved
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
 
 
 def _linear_nbytes(model: ModelFile, shape: Shape) -> int:
-    """The widest input as int8 with its scales and sums, or as floats, and a tile of rows per thread."""
+    """The widest input as int8 with scales and sums, or as floats, and a tile per thread."""
     c = model.config
     widest = max(c.d_model, c.d_q, c.d_ffn)
     has_floats = any(model.tensors[name].encoding.is_float for name in matrix_names(model))
