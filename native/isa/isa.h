@@ -35,6 +35,14 @@
 #include <stdint.h>
 #include <string.h>
 
+// For tiles that must keep their accumulators in registers. Under a sanitizer every access is
+// instrumented, and inlining tiles into one another would take the compiler a quarter of an hour.
+#if defined(__SANITIZE_ADDRESS__)
+#define CAPAX_ALWAYS_INLINE
+#else
+#define CAPAX_ALWAYS_INLINE __attribute__((always_inline))
+#endif
+
 namespace {
 
 // Half-precision conversion in integer arithmetic, for scalars and for the tag without

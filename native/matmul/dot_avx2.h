@@ -86,7 +86,7 @@ struct Dot<Avx2> {
   // the rows. Measured on Zen 5 (2026-11-22, one core, 512 tokens): Q4_1 112, Q6_K 94, Q8_0 69
   // GMAC/s; taking 2 or 4 tokens together spills and is no faster.
   template <class Fmt, int V0, int V1>
-  static inline __attribute__((always_inline)) I part(const Block& w, const int8_t* x, int32_t minus_sum) {
+  static inline CAPAX_ALWAYS_INLINE I part(const Block& w, const int8_t* x, int32_t minus_sum) {
     I sum = Avx2::iset1(Fmt::bits == 8 ? 0 : minus_sum * Fmt::zero);
     if constexpr (Fmt::bits == 8) {
       // |w| * (sign(w) * x): |w| <= 128 and |x| <= 127, a pair is at most 32512.
@@ -114,12 +114,12 @@ struct Dot<Avx2> {
     return sum;
   }
   template <class Fmt, int N>
-  static inline __attribute__((always_inline)) void dot32(const Block& w, const int8_t* x, const int32_t* n32,
+  static inline CAPAX_ALWAYS_INLINE void dot32(const Block& w, const int8_t* x, const int32_t* n32,
                                                          I* out) {
     for (int n = 0; n < N; ++n) out[n] = part<Fmt, 0, 8>(w, x + 32 * n, n32[n]);
   }
   template <class Fmt, int N>
-  static inline __attribute__((always_inline)) void dot16(const Block& w, const int8_t* x, const int32_t* n16,
+  static inline CAPAX_ALWAYS_INLINE void dot16(const Block& w, const int8_t* x, const int32_t* n16,
                                                          I* lo, I* hi) {
     for (int n = 0; n < N; ++n) {
       lo[n] = part<Fmt, 0, 4>(w, x + 32 * n, n16[2 * n]);

@@ -16,7 +16,7 @@ struct Dot<Avx512> {
   };
 
   template <class Fmt>
-  static inline __attribute__((always_inline)) void unpack(const uint8_t* p, Block& w) {
+  static inline CAPAX_ALWAYS_INLINE void unpack(const uint8_t* p, Block& w) {
     const auto at = [&](int k) { return _mm512_loadu_si512(p + 64 * k); };
     if constexpr (Fmt::bits == 8) {
       for (int v = 0; v < 8; ++v) w.v[v] = at(v);
@@ -77,14 +77,14 @@ struct Dot<Avx512> {
     return _mm512_slli_epi32(_mm512_set1_epi32(minus_sum), Fmt::zero_shift);
   }
   template <class Fmt, int N>
-  static inline __attribute__((always_inline)) void dot32(const Block& w, const int8_t* x, const int32_t* n32,
+  static inline CAPAX_ALWAYS_INLINE void dot32(const Block& w, const int8_t* x, const int32_t* n32,
                                                          I* out) {
     for (int n = 0; n < N; ++n) out[n] = start<Fmt>(n32[n]);
     for (int v = 0; v < 8; ++v)
       for (int n = 0; n < N; ++n) out[n] = _mm512_dpbusd_epi32(out[n], w.v[v], broadcast4(x + 32 * n + 4 * v));
   }
   template <class Fmt, int N>
-  static inline __attribute__((always_inline)) void dot16(const Block& w, const int8_t* x, const int32_t* n16,
+  static inline CAPAX_ALWAYS_INLINE void dot16(const Block& w, const int8_t* x, const int32_t* n16,
                                                          I* lo, I* hi) {
     for (int n = 0; n < N; ++n) {
       lo[n] = start<Fmt>(n16[2 * n]);

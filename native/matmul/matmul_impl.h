@@ -109,7 +109,7 @@ struct Scales {
   F d, m;          // plain: as stored; Q4_K, Q5_K: d * scale and dmin * min, both exact
   I s0, s1, m0, m1;  // 16-wide sub-blocks: integer scales and mins
 
-  inline __attribute__((always_inline)) Scales(const uint8_t* head, const uint8_t* block) {
+  inline CAPAX_ALWAYS_INLINE Scales(const uint8_t* head, const uint8_t* block) {
     d = Isa::load_f16(reinterpret_cast<const uint16_t*>(head));
     if constexpr (Fmt::has_min) m = Isa::load_f16(reinterpret_cast<const uint16_t*>(head + 32));
     if constexpr (Fmt::is_k && !Fmt::sub16) {  // 6-bit scales: never negative as int8
@@ -125,13 +125,13 @@ struct Scales {
       s1 = Isa::to_i32(Isa::load_i8(reinterpret_cast<const int8_t*>(block + 16)));
     }
   }
-  inline __attribute__((always_inline)) F step(F acc, I dot, float dx, float s) const {
+  inline CAPAX_ALWAYS_INLINE F step(F acc, I dot, float dx, float s) const {
     acc = Isa::fma(Isa::from_i32(dot), Isa::mul(d, Isa::set1(dx)), acc);
     if constexpr (Fmt::has_min && Fmt::is_k) return Isa::fnma(m, Isa::set1(s), acc);
     if constexpr (Fmt::has_min) return Isa::fma(m, Isa::set1(s), acc);
     return acc;
   }
-  inline __attribute__((always_inline)) F step16(F acc, I lo, I hi, float dx, const int32_t* n16) const {
+  inline CAPAX_ALWAYS_INLINE F step16(F acc, I lo, I hi, float dx, const int32_t* n16) const {
     const I dot = Isa::iadd(Isa::imul(s0, lo), Isa::imul(s1, hi));
     acc = Isa::fma(Isa::from_i32(dot), Isa::mul(d, Isa::set1(dx)), acc);
     if constexpr (Fmt::has_min) {  // n16 carries the minus sign of the minimum
@@ -154,7 +154,7 @@ struct Scales {
 // the probe reads 48 to 53, 55 to 60 on two where it reads 60 to 66 (98 MB of Q4_1 or Q8_0);
 // from L2 it runs at 120 GB/s on one core.
 template <class Isa, class Fmt, int N>
-inline __attribute__((always_inline)) void group_times_tokens(const uint8_t* group, int64_t n_blocks,
+inline CAPAX_ALWAYS_INLINE void group_times_tokens(const uint8_t* group, int64_t n_blocks,
                                                              const capax::Q8Rows& x, int64_t width, float* y,
                                                              int64_t ldy, int n_rows, bool accumulate,
                                                              int64_t prefetch) {
@@ -167,7 +167,7 @@ inline __attribute__((always_inline)) void group_times_tokens(const uint8_t* gro
   const float *d = x.d, *s = x.s;
   const int32_t *n32 = x.n32, *n16 = x.n16;
   const auto block_times_tokens = [&](const uint8_t* head, const uint8_t* block)
-      __attribute__((always_inline)) {
+      CAPAX_ALWAYS_INLINE {
     for (int64_t line = 0; line < Fmt::block_nbytes; line += 64) __builtin_prefetch(block + prefetch + line, 0, 3);
     const Scales<Isa, Fmt> scales(head, block);
     typename Dot<Isa>::Block w;
@@ -264,7 +264,7 @@ struct PackedBF16 {
 // G groups times N tokens: G * N independent chains of fused multiply-adds hide the latency
 // that the order of inputs imposes on each.
 template <class Isa, class Packed, int G, int N>
-inline __attribute__((always_inline)) void groups_times_tokens_float(const capax::MatmulArgs& a, int64_t g,
+inline CAPAX_ALWAYS_INLINE void groups_times_tokens_float(const capax::MatmulArgs& a, int64_t g,
                                                                     int64_t t) {
   using F = typename Isa::F;
   const typename Packed::T* w =
