@@ -27,6 +27,7 @@ _SYSTEM_PAGE = 4 * KIB
 _HUGE_PAGE = 2 * MIB
 _STREAM_READ_NBYTES = 256 * KIB
 _QUERY_ROWS, _SPAN_TOKENS, _SPLIT_TOKENS = 48, 512, 4
+_SAMPLE_BLOCK = 128
 _ALIGNMENT_NBYTES = 16 * KIB  # buffers begin at cache lines
 _TOKEN_TILE = 16  # tokens whose int8 forms are interleaved
 
@@ -180,6 +181,13 @@ def _attention_nbytes(config: ModelConfig, shape: Shape) -> int:
     spans = shape.context_len // _SPAN_TOKENS + 1
     split = shape.n_sequences * _SPLIT_TOKENS * config.n_heads * spans * partial
     return 4 * (shape.threads * per_thread + split)
+
+
+def _sampling_nbytes(config: ModelConfig, shape: Shape) -> int:
+    """Weights, an order and block sums of a row of logits, for each row sampled at a time."""
+    rows = min(shape.threads, shape.logit_rows)
+    blocks = -(-config.vocab_size // _SAMPLE_BLOCK)
+    return rows * 4 * _round_up(3 * config.vocab_size + 4 * blocks + _SAMPLE_BLOCK, 16)
 
 
 def _round_up(n: int, to: int) -> int:
