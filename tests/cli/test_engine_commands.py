@@ -1,14 +1,21 @@
 """run, chat, bench, perplexity, plan and probe on a tiny model, as a user meets them."""
 
+import fcntl
 import io
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -223,7 +230,9 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
     assert printable("a\x1b[31mb\x07\tc\nd é 漢 🙂") == "a\\x1b[31mb\\x07\tc\nd é 漢 🙂"
 
 
-def test_ctrl_c_ends_a_run_with_130_and_no_traceback(model: str, tmp_path: Path) -> None:
+@contextmanager
+def endless_run(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A 'capax run' that goes on until it is stopped; it does not outlive the test."""
     big = str(gguf_model("llama", encoding="Q8_0", max_position_embeddings=200_000))
     process = subprocess.Popen(
         [sys.executable, "-m", "capax", "run", big, "the", "--ignore-eos", "-n", "150000"],
@@ -232,31 +241,32 @@ def test_ctrl_c_ends_a_run_with_130_and_no_traceback(model: str, tmp_path: Path)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout is not None
-    assert process.stdout.read(1)  # it has begun to answer
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert b"Traceback" not in error
-    assert b"stopped" in error
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def test_a_reader_that_leaves_ends_a_run_silently(model: str, tmp_path: Path) -> None:
-    big = str(gguf_model("llama", encoding="Q8_0", max_position_embeddings=200_000))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "capax", "run", big, "the", "--ignore-eos", "-n", "150000"],
-        env=environment(tmp_path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.read(1)
-    process.stdout.close()
-    assert process.wait(timeout=30) == 141
-    assert process.stderr.read() == b""
-    process.stderr.close()
+def test_ctrl_c_ends_a_run_with_130_and_no_traceback(tmp_path: Path) -> None:
+    with endless_run(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)  # it has begun to answer
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert b"Traceback" not in error
+        assert b"stopped" in error
+
+
+def test_a_reader_that_leaves_ends_a_run_silently(tmp_path: Path) -> None:
+    with endless_run(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(timeout=30) == 141
+        assert process.stderr.read() == b""
 
 
 # --- sampling defaults ---------------------------------------------------------------
@@ -458,6 +468,7 @@ def test_plan_names_every_part_and_fits(
     assert document["bytes"]["total"] <= document["limit_bytes"] == 300 << 20
     assert document["predicted"]["decode_tokens_per_second"] > 0
     assert document["contexts"][-1]["context_len"] == 512
+    assert document["max_context"] == {"f16": 512, "int8": 512}
     assert main.run(["plan", model, "--memory", "300MiB"]) == 0
     captured = capsys.readouterr()
     assert "FITS" in captured.out
@@ -522,3 +533,88 @@ def test_the_whole_way_works_in_a_fresh_process(model: str, tmp_path: Path) -> N
     finished = capax(tmp_path, "run", model, "-n", "4", "--temp", "0", stdin="the rain")
     assert finished.returncode == 0
     assert FIGURES.search(finished.stderr)
+
+
+# --- on a terminal -------------------------------------------------------------------
+
+
+class Terminal:
+    """A command on a pseudo-terminal: what a person types and sees."""
+
+    def __init__(self, tmp_path: Path, *arguments: str) -> None:
+        self.main, side = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "capax", *arguments],
+            env=environment(tmp_path, TERM="dumb", XDG_STATE_HOME=str(tmp_path / "state")),
+            stdin=side,
+            stdout=side,
+            stderr=side,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(side)
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.main, text.encode())
+
+    def wait_for(self, pattern: str, seconds: float = 30) -> str:
+        """Read until `pattern` appears after what was matched before; returns the match."""
+        deadline = time.monotonic() + seconds
+        while True:
+            match = re.search(pattern, self.seen)
+            if match:
+                self.seen = self.seen[match.end() :]
+                return match[0]
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.main], [], [], left)[0]:
+                raise AssertionError(f"no {pattern!r} in {self.seen!r}")
+            try:
+                self.seen += os.read(self.main, 4096).decode("utf-8", "replace")
+            except OSError:  # the other side closed
+                raise AssertionError(f"no {pattern!r} before the end of {self.seen!r}") from None
+
+    def end(self) -> int:
+        return self.process.wait(timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.main)
+
+
+@pytest.mark.parametrize("command", [["chat"], ["run"]])
+def test_ctrl_c_stops_an_answer_and_keeps_the_conversation(
+    tmp_path: Path, command: list[str]
+) -> None:
+    big = str(gguf_model("llama", encoding="Q8_0", max_position_embeddings=200_000))
+    with Terminal(
+        tmp_path, *command, big, "--ignore-eos", "-n", "90000", "--temp", "0"
+    ) as terminal:
+        terminal.wait_for(r"/help lists commands")
+        terminal.wait_for(r"> ")
+        terminal.type("the rain\n")
+        terminal.wait_for(r"the rain\r\n[^\[]{20}")  # the echo, and an answer that has begun
+        terminal.type("\x03")
+        terminal.wait_for(r"\[ stopped \]")
+        terminal.wait_for(r"> ")
+        terminal.type("/nope\n")
+        terminal.wait_for(r"there is no command '/nope'")
+        terminal.wait_for(r"> ")
+        terminal.type("\x03")  # at the prompt it leaves
+        assert terminal.end() == 0
+    assert (tmp_path / "state/capax/chat_history").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_message_between_quotes_has_several_lines(model: str, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "chat", model, "-n", "4") as terminal:
+        terminal.wait_for(r"> ")
+        terminal.type('"""\n')
+        terminal.wait_for(r"\. ")
+        terminal.type('one\ntwo\n"""\n')
+        terminal.wait_for(r"\[ Prompt: \d+ tok")
+        terminal.type("/exit\n")
+        assert terminal.end() == 0

@@ -59,9 +59,12 @@ def command(
 class Conversation:
     """The messages so far, and the text that /read put before the next one."""
 
-    def __init__(self, llm: LLM, params: SamplingParams, system: str | None) -> None:
+    def __init__(
+        self, llm: LLM, params: SamplingParams, system: str | None, memory: int | None
+    ) -> None:
         self.llm = llm
         self.params = params
+        self.memory = memory
         self.opening = [] if system is None else [{"role": "system", "content": system}]
         self.messages = list(self.opening)
         self.pending = ""
@@ -98,7 +101,7 @@ class Conversation:
             return None
         for line in details(self.llm, output):
             console().detail(line)
-        return figures(self.llm, output, None)
+        return figures(self.llm, output, self.memory)
 
     def _params(self) -> SamplingParams:
         """Regenerating draws with another seed: the same one would give the same answer."""
@@ -143,7 +146,7 @@ def converse(llm: LLM, params: SamplingParams, system: str | None, memory: int |
         raise ConfigError(
             f"{llm.plan.model} has no chat template; 'capax run --raw' continues a text"
         )
-    talk = Conversation(llm, params, system)
+    talk = Conversation(llm, params, system, memory)
     console().detail(describe(params))
     for note in llm.plan.notes:
         console().note(f"note: {note}")

@@ -67,7 +67,10 @@ def command(
             click.echo(json.dumps(refusal_json(refusal), indent=2))
         raise
     if as_json:
-        document = plan.to_json() | {"contexts": context_rows(file, plan)}
+        document = plan.to_json() | {
+            "max_context": max_contexts(file, plan),
+            "contexts": context_rows(file, plan),
+        }
         click.echo(json.dumps(document, indent=2))
     else:
         for line in plan_lines(file, plan):
@@ -110,6 +113,8 @@ def plan_lines(file: ModelFile, plan: Plan) -> list[str]:
             f"prompt {p.prefill_tokens_per_second:.0f} tok/s",
             f"  from the {p.basis}",
         ]
+    longest = " · ".join(f"{n} ({kv})" for kv, n in max_contexts(file, plan).items() if n)
+    lines.append(f"max context here: {longest} of {file.config.context_len}")
     lines += [f"note: {note}" for note in plan.notes]
     lines.append("context      f16 total    int8 total")
     for row in context_rows(file, plan):
@@ -122,6 +127,19 @@ def plan_lines(file: ModelFile, plan: Plan) -> list[str]:
     if any(not row["f16_fits"] for row in context_rows(file, plan)):
         lines.append("(! exceeds the limit)")
     return lines
+
+
+def max_contexts(file: ModelFile, plan: Plan) -> dict[str, int | None]:
+    """Return the longest context that fits with this plan's weights, for f16 and int8 KV."""
+    from dataclasses import replace
+
+    from capax.planning.plan import longest_context
+
+    whole = replace(plan.shape, context_len=file.config.context_len)
+    return {
+        "f16": longest_context(file, replace(whole, kv_type="f16"), plan.limit.nbytes, 1),
+        "int8": longest_context(file, replace(whole, kv_type="int8"), plan.limit.nbytes, 1),
+    }
 
 
 def context_rows(file: ModelFile, plan: Plan) -> list[dict[str, int | bool]]:

@@ -37,7 +37,9 @@ from capax.files.tokenizer import Tokenizer
 from capax.kv import PagedKVCache, PagePool, pages_for
 from capax.models import Model, ModelTensors, SequenceSlice, Step
 from capax.planning.budget import Budget
+from capax.planning.machine import read_machine, usable_threads
 from capax.planning.plan import Plan, plan_run
+from capax.planning.probe import cached_probe
 from capax.planning.sizes import parse_size
 from capax.settings import apply_isa
 
@@ -80,6 +82,7 @@ class LLM:
         self.file: ModelFile = open_model(resolve(model))
         self.config: ModelConfig = self.file.config
         self.seed = seed
+        machine = read_machine()
         self.plan: Plan = plan_run(
             self.file,
             Budget(memory=None if memory is None else parse_size(memory, "memory")),
@@ -89,6 +92,8 @@ class LLM:
             prefill_chunk=prefill_chunk,
             n_sequences=n_sequences,
             logit_rows=MAX_LOGIT_ROWS,
+            machine=machine,
+            probe=cached_probe(machine, self.isa, threads or usable_threads(machine).n),
         )
         self.threads = self.plan.threads
         with ThreadPoolExecutor(1) as background:

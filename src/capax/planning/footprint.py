@@ -137,8 +137,8 @@ def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
     """Return the bytes of activations, logits, rotary tables and what operations work in.
 
     Activations are float32 rows for one chunk, and behind the last attention for the rows
-    whose logits are wanted. Operations run one after another and share
-    one memory, as large as the largest of them needs.
+    whose logits are wanted. Operations run one after another and share one memory, as large
+    as the largest of them needs.
     """
     c = model.config
     widths = c.d_model + 2 * c.d_q + 2 * c.d_kv + 2 * c.d_ffn
@@ -160,11 +160,6 @@ def _linear_nbytes(model: ModelFile, shape: Shape) -> int:
     row = -(-13 * widest // 8) + (4 * widest if has_floats else 0)
     own = 2 * row + _TOKEN_TILE * 4 * widest  # a step of two tokens is prepared by each thread
     return rows * row + shape.threads * own
-
-
-def _sampling_nbytes(config: ModelConfig, shape: Shape) -> int:
-    """Working copies of a row of logits, for each thread."""
-    return shape.threads * 4 * (3 * config.vocab_size + config.vocab_size // 32 + 256)
 
 
 def _attention_nbytes(config: ModelConfig, shape: Shape) -> int:

@@ -260,19 +260,9 @@ class _Wish:
         return self.largest_context(everything, self.at_least(LEAST_CONTEXT))
 
     def largest_context(self, shape: Shape, least: int) -> Shape | None:
-        """Return `shape` with the longest context in [least, its own] that fits, whole pages."""
-        if not self.fits(replace(shape, context_len=least)):
-            return None
-        if self.fits(shape):
-            return shape
-        low, high = least // PAGE_TOKENS, pages_for(shape.context_len)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.fits(replace(shape, context_len=middle * PAGE_TOKENS)):
-                low = middle
-            else:
-                high = middle
-        return replace(shape, context_len=max(least, low * PAGE_TOKENS))
+        """Return `shape` with the longest context in [least, its own] that fits."""
+        n = longest_context(self.model, shape, self.limit.nbytes, least)
+        return None if n is None else replace(shape, context_len=n)
 
     def fewest_streamed(self, shape: Shape) -> Shape | None:
         """Return `shape` with as few bytes streamed as it takes to fit.
@@ -307,6 +297,30 @@ class _Wish:
                 if self.fits(found):  # the sum above ignores the rounding to large pages
                     return found
         return None
+
+
+def longest_context(
+    model: ModelFile, shape: Shape, nbytes: int, least: int = LEAST_CONTEXT
+) -> int | None:
+    """Return the longest context in [least, that of `shape`] that `nbytes` hold, None if none.
+
+    Whole pages of 64 tokens, but the ends of the range are exact.
+    """
+
+    def fits(context_len: int) -> bool:
+        return footprint(model, replace(shape, context_len=context_len)).total <= nbytes
+
+    full = shape.context_len
+    least = min(least, full)
+    if not fits(least):
+        return None
+    if fits(full):
+        return full
+    low, high = least // PAGE_TOKENS, pages_for(full)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * PAGE_TOKENS) else (low, middle)
+    return max(least, low * PAGE_TOKENS)
 
 
 def _notes(wish: _Wish, shape: Shape, budget: Budget) -> Iterator[str]:
