@@ -30,7 +30,7 @@ from capax.planning.footprint import (
     stream_buffer_nbytes,
 )
 from capax.planning.machine import Machine, read_machine, usable_threads
-from capax.planning.prediction import Prediction, output_name, predict
+from capax.planning.prediction import Prediction, decode_seconds, output_name, predict
 from capax.planning.probe import Probe
 from capax.planning.sizes import MAX_NBYTES, MIB, format_size, size_argument
 from capax.weights import Residency
@@ -198,6 +198,7 @@ def plan_run(
         is_context_fixed=context_len is not None,
         is_kv_fixed=kv_type is not None,
         available_at_most=Budget(MAX_NBYTES).resolve(machine).nbytes,
+        probe=probe,
     )
     shape = wish.choose()
     if shape is None:
@@ -231,6 +232,7 @@ class _Wish:
     is_context_fixed: bool
     is_kv_fixed: bool
     available_at_most: int  # bytes that no --memory can exceed on this machine
+    probe: Probe | None
 
     def fits(self, shape: Shape) -> bool:
         return footprint(self.model, shape).total <= self.limit.nbytes
@@ -355,8 +357,8 @@ def _refusal(wish: _Wish) -> DoesNotFit:
     smallest = min(needed, shown, key=lambda f: f.total)
     return DoesNotFit(
         f"{wish.model.path.name} with {small.context_len:,} tokens of {small.kv_type} KV needs at "
-        f"least {format_size(smallest.total)} and the limit is {wish.limit}: {ways[0].summary} "
-        "would fit",
+        f"least {format_size(smallest.total)} and the limit is {wish.limit}: "
+        f"{ways[0].summary.partition(' (')[0]} would fit",
         ways,
         smallest,
     )
@@ -380,18 +382,27 @@ def _ways_out(wish: _Wish) -> Iterator[Alternative]:
     if smaller is not None and smaller.context_len < wish.shape.context_len:
         n = smaller.context_len
         yield Alternative(f"--ctx-size {n}", None, n, None)
-    wanted = replace(wish.smallest_kv, context_len=wish.at_least(LEAST_CONTEXT))
-    for shape, why in (
-        (replace(wanted, streamed=everything), "weights streamed from the file"),
-        (wanted, "every weight in memory"),
+    shortest = replace(streamed, kv_type=wish.smallest_kv.kv_type, context_len=least)
+    reached = replace(shortest, context_len=wish.at_least(LEAST_CONTEXT))
+    useful = replace(wish.smallest_kv, context_len=wish.at_least(USEFUL_CONTEXT))
+    for shape, context_len, why in (
+        (reached, None, f"weights streamed from the file{_speed(wish, reached)}"),
+        (useful, None, f"every weight in memory{_speed(wish, useful)}"),
+        (shortest, least, f"weights streamed from the file{_speed(wish, shortest)}"),
+        (wish.shape, None, f"every weight and {wish.shape.context_len:,} tokens in memory"),
     ):
         memory = _whole_mib(footprint(wish.model, shape).total)
-        if memory > wish.limit.nbytes:
-            yield Alternative(f"{_more(wish, memory)} ({why})", memory, None, None)
-    shortest = replace(wanted, context_len=least, streamed=everything)
-    memory = _whole_mib(footprint(wish.model, shortest).total)
-    if memory > wish.limit.nbytes and least < wanted.context_len:
-        yield Alternative(f"{_more(wish, memory)} --ctx-size {least}", memory, least, None)
+        is_new = context_len is None or context_len < reached.context_len
+        if memory > wish.limit.nbytes and is_new:
+            shorter = "" if context_len is None else f" --ctx-size {context_len}"
+            yield Alternative(f"{_more(wish, memory)}{shorter} ({why})", memory, context_len, None)
+
+
+def _speed(wish: _Wish, shape: Shape) -> str:
+    """What the plan would decode at, where the machine is probed: somebody may decline it."""
+    if wish.probe is None:
+        return ""
+    return f", about {1 / decode_seconds(wish.model, shape, wish.probe, 0):.3g} tok/s"
 
 
 def _more(wish: _Wish, memory: int) -> str:
