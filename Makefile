@@ -7,15 +7,17 @@ MODEL    ?= smollm2-135m
 PROMPT   ?= Gravity is
 RESULTS  ?= benchmarks/results
 PYTEST_ARGS ?=
+# A text file to measure perplexity on, for example WikiText-2 validation.
+TEXT     ?=
 
 DEV := $(DEV_VENV)/bin
 NATIVE_SOURCES := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 PACKAGE_SOURCES := $(shell find src -name '*.py' -o -name '*.html' -o -name '*.json' 2>/dev/null)
 
-.PHONY: help demo test test-slow bench bench-quick lint docs docs-commands native clean
+.PHONY: help demo test test-slow bench bench-report lint docs docs-commands native clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z/.-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 # ---- environments ----------------------------------------------------------------------------
 
@@ -59,8 +61,12 @@ test-slow: $(DEV_VENV)/.installed ## everything, with the slow tests
 
 bench: $(DEV_VENV)/.bench ## measure against the peers; writes JSON, pictures and the README table
 	$(DEV)/capax pull $(MODEL)
-	$(DEV)/python -m benchmarks.run --model $(MODEL) --out $(RESULTS)
-	$(DEV)/python -m benchmarks.report --results $(RESULTS) --readme README.md
+	$(DEV)/python -m benchmarks.run --model $(MODEL) --out $(RESULTS) $(if $(TEXT),--text $(TEXT))
+	$(MAKE) bench-report
+
+bench-report: $(DEV_VENV)/.installed ## renew pictures and tables from the measured results
+	$(DEV)/python -m benchmarks.report --results $(RESULTS) --page README.md $(RESULTS)/engine.png \
+	  --page docs/benchmarks.md docs/images/engine.png
 
 lint: $(DEV_VENV)/.installed ## style, types, direction of imports, symbols of the built kernels
 	$(DEV)/ruff check
@@ -68,12 +74,16 @@ lint: $(DEV_VENV)/.installed ## style, types, direction of imports, symbols of t
 	$(DEV)/mypy
 	$(DEV)/lint-imports --no-logo
 	$(DEV)/python tools/check_symbols.py build/cp3*
+	$(DEV)/python tools/cli_reference.py --check docs/cli.md
 
 docs: $(DEV_VENV)/.installed docs-commands ## run the commands the pages show, then build the site
 	$(DEV)/zensical build --strict --clean
 
 docs-commands: $(DEV_VENV)/.installed ## run the commands the pages show and compare their output
 	$(DEV)/python tools/run_docs.py README.md docs/*.md
+
+docs/cli.md: $(DEV_VENV)/.installed $(PACKAGE_SOURCES) ## write the page of commands from the commands
+	$(DEV)/python tools/cli_reference.py $@
 
 # In-place development build: src/capax/_native*.so beside the package.
 native: ## build the extension beside the package

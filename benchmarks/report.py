@@ -1,15 +1,16 @@
 """Turn `engine.json` into the README's table and a picture.
 
-    python -m benchmarks.report --results benchmarks/results --readme README.md
+    python -m benchmarks.report --page README.md benchmarks/results/engine.png
 
-The table goes between the markers `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->` of
-every page named; nothing else of a page is touched.
+Picture and table go between the markers `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->`
+of every page named; nothing else of a page is touched.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -229,17 +230,29 @@ def draw(experiments: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
-    """Write the picture and renew the tables of the pages named."""
+    """Draw the pictures and renew the tables of the pages named."""
     parser = argparse.ArgumentParser(description="table and picture of the measured results")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--readme", type=Path, action="append", default=[], help="pages to renew")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("PAGE", "PICTURE"),
+        help="a page to renew, and where its picture goes",
+    )
     options = parser.parse_args()
     experiments = json.loads((options.results / "engine.json").read_text())["experiments"]
-    draw(experiments, options.results / "engine.png")
     text = table(experiments)
-    for page in options.readme:
-        page.write_text(insert(page.read_text(encoding="utf-8"), text), encoding="utf-8")
-    if not options.readme:
+    draw(experiments, options.results / "engine.png")
+    for page, picture in options.page:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(experiments, picture)
+        link = os.path.relpath(picture, page.parent)
+        shown = f"![Tokens per second of capax and its peers]({link})\n\n{text}"
+        page.write_text(insert(page.read_text(encoding="utf-8"), shown), encoding="utf-8")
+    if not options.page:
         print(text)
     return 0
 

@@ -35,9 +35,10 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
 def reference(root: click.Command, name: str) -> str:
     """Return the Markdown page of a command line: for each command what its `--help` prints."""
     sections = [HEAD]
+    help_names = root.context_settings.get("help_option_names", ["--help"])
     for path, command in commands(root, name):
         context = click.Context(
-            command, info_name=path, max_content_width=96, terminal_width=96, color=False
+            command, info_name=path, terminal_width=96, color=False, help_option_names=help_names
         )
         lines = [line.rstrip() for line in click.unstyle(command.get_help(context)).splitlines()]
         sections.append(f"## {path}\n\n```text\n" + "\n".join(lines).strip() + "\n```\n")

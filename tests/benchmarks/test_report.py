@@ -1,6 +1,8 @@
 """The README's table is made from the measured file, and says so when an aim is missed."""
 
 import copy
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,20 @@ def test_the_picture_needs_no_display(tmp_path: Path) -> None:
     measured = copy.deepcopy(experiments())
     report.draw(measured, tmp_path / "engine.png")
     assert (tmp_path / "engine.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pages_get_a_picture_that_they_can_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "page.md"
+    page.write_text(f"{report.BEGIN}\n{report.END}\n")
+    (tmp_path / "engine.json").write_text(json.dumps({"experiments": experiments()}))
+    picture = tmp_path / "docs" / "images" / "engine.png"
+    arguments = ["report", "--results", str(tmp_path), "--page", str(page), str(picture)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert report.main() == 0
+    assert "(images/engine.png)" in page.read_text()
+    assert picture.exists()
+    assert (tmp_path / "engine.png").exists()
