@@ -9,8 +9,10 @@ namespace {
 
 // Up to this many rows every thread prepares all of them for itself: cheaper than a barrier.
 constexpr int64_t kPrivateRows = 2;
-// Pieces of work per thread in one operation: small enough to even out a slowed core.
+// Pieces of work per thread in one operation: small enough to even out a slowed core, and with
+// many rows, when a piece takes long, to leave no thread waiting for the last one.
 constexpr int64_t kPiecesPerThread = 6;
+constexpr int64_t kLongPiecesPerThread = 24;
 
 int64_t align64(int64_t n) { return (n + 63) / 64 * 64; }
 
@@ -107,7 +109,8 @@ void LinearOperation::run(Context& context, int rank) {
   }
   uint8_t* weight_scratch = mine + temporary_nbytes_;
 
-  const int64_t piece = std::max<int64_t>(1, n_groups_ / (n_threads * kPiecesPerThread));
+  const int64_t n_pieces = n_threads * (n > kTokenTile ? kLongPiecesPerThread : kPiecesPerThread);
+  const int64_t piece = std::max<int64_t>(1, n_groups_ / n_pieces);
   while (!context.failed.load(std::memory_order_relaxed)) {
     int64_t begin = counter.next.fetch_add(piece, std::memory_order_relaxed);
     if (begin >= n_groups_) break;
