@@ -8,23 +8,33 @@
 #include <stdexcept>
 
 namespace capax {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+}  // namespace
 
 PagePool::PagePool(int64_t page_nbytes, int64_t capacity) : page_nbytes_(page_nbytes), capacity_(capacity) {
   if (page_nbytes <= 0 || capacity <= 0 || capacity > INT32_MAX) throw std::invalid_argument("page pool extent");
   const int64_t unit = sysconf(_SC_PAGESIZE);
   stride_ = (page_nbytes + unit - 1) / unit * unit;
-  if (stride_ > INT64_MAX / capacity) throw std::bad_alloc();
-  void* range = mmap(nullptr, static_cast<size_t>(stride_ * capacity), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (range == MAP_FAILED) throw std::bad_alloc();
-  base_ = static_cast<uint8_t*>(range);
+  if (stride_ > (INT64_MAX - kHugePage) / capacity) throw std::bad_alloc();
+  mapping_nbytes_ = static_cast<size_t>(stride_ * capacity + kHugePage);
+  mapping_ = mmap(nullptr, mapping_nbytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping_ == MAP_FAILED) throw std::bad_alloc();
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(mapping_);
+  base_ = reinterpret_cast<uint8_t*>((begin + kHugePage - 1) / kHugePage * kHugePage);
+#ifdef MADV_HUGEPAGE
+  // One address translation for 2 MiB instead of 512: decode reads the whole cache every step.
+  madvise(base_, static_cast<size_t>(stride_ * capacity), MADV_HUGEPAGE);
+#endif
   references_.assign(static_cast<size_t>(capacity), 0);
   dirty_.assign(static_cast<size_t>(capacity), 0);
   free_.reserve(static_cast<size_t>(capacity));
   for (int64_t page = capacity - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
 }
 
-PagePool::~PagePool() { munmap(base_, static_cast<size_t>(stride_ * capacity_)); }
+PagePool::~PagePool() { munmap(mapping_, mapping_nbytes_); }
 
 void PagePool::check(int32_t page) const {
   if (page < 0 || page >= capacity_ || references_[static_cast<size_t>(page)] == 0)

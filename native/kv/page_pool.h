@@ -6,6 +6,7 @@
 // Not thread-safe: the engine owns it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -46,7 +47,9 @@ class PagePool {
   int64_t capacity_;
   int64_t n_in_use_ = 0;
   int64_t touched_ = 0;
-  uint8_t* base_ = nullptr;
+  void* mapping_ = nullptr;
+  size_t mapping_nbytes_ = 0;
+  uint8_t* base_ = nullptr;  // on a border of 2 MiB
   std::vector<int32_t> references_;
   std::vector<uint8_t> dirty_;   // used before: must be zeroed when handed out again
   std::vector<int32_t> free_;    // a stack; the lowest fresh page is on top at the start

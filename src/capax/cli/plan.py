@@ -61,6 +61,7 @@ def command(
             n_sequences=parallel,
             machine=machine,
             probe=probe,
+            name=model,
         )
     except DoesNotFit as refusal:
         if as_json:

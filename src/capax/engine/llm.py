@@ -79,6 +79,7 @@ class LLM:
     ) -> None:
         started = time.perf_counter()
         self.isa = apply_isa()
+        self.name = str(model)
         self.file: ModelFile = open_model(resolve(model))
         self.config: ModelConfig = self.file.config
         self.seed = seed
@@ -94,6 +95,7 @@ class LLM:
             logit_rows=MAX_LOGIT_ROWS,
             machine=machine,
             probe=cached_probe(machine, self.isa, threads or usable_threads(machine).n),
+            name=self.name,
         )
         self.threads = self.plan.threads
         with ThreadPoolExecutor(1) as background:

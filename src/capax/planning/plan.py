@@ -167,12 +167,14 @@ def plan_run(
     logit_rows: int = LOGIT_ROWS,
     machine: Machine | None = None,
     probe: Probe | None = None,
+    name: str | None = None,
 ) -> Plan:
     """Plan a run of `model` within `budget`, reading nothing but the headers already read.
 
     `context_len`: tokens per sequence, None: the model's own, shrunk if it must be.
     `kv_type`: as `parse_kv_type`, None: f16, or int8 where only that fits.
     `probe`: the machine's figures; without one there is no prediction.
+    `name`: what the user calls the model, for messages; None: the name of its file.
     Raises DoesNotFit (a CapacityError) with what would fit; ConfigError for a value outside
     its range.
     """
@@ -186,6 +188,7 @@ def plan_run(
     _check("number of sequences", n_sequences, 1, 1 << 16, "capax runs at most")
     wish = _Wish(
         model=model,
+        name=name or model.path.name,
         limit=budget.resolve(machine),
         shape=Shape(
             context_len=full,
@@ -204,7 +207,7 @@ def plan_run(
     if shape is None:
         raise _refusal(wish)
     return Plan(
-        model=str(model.path.name),
+        model=wish.name,
         limit=wish.limit,
         shape=shape,
         threads_reason=choice.reason if threads is None else "as asked",
@@ -227,6 +230,7 @@ class _Wish:
     """What was asked for, and the search for the best that fits."""
 
     model: ModelFile
+    name: str
     limit: Limit
     shape: Shape
     is_context_fixed: bool
@@ -356,7 +360,7 @@ def _refusal(wish: _Wish) -> DoesNotFit:
     shown = footprint(wish.model, small)
     smallest = min(needed, shown, key=lambda f: f.total)
     return DoesNotFit(
-        f"{wish.model.path.name} with {small.context_len:,} tokens of {small.kv_type} KV needs at "
+        f"{wish.name} with {small.context_len:,} tokens of {small.kv_type} KV needs at "
         f"least {format_size(smallest.total)} and the limit is {wish.limit}: "
         f"{ways[0].summary.partition(' (')[0]} would fit",
         ways,
