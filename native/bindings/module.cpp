@@ -12,6 +12,8 @@ namespace nb = nanobind;
 
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of capax.";
+  // An object that outlives the interpreter, say in a thread that was still running, is no leak.
+  nb::set_leak_warnings(false);
   m.def("isa", [] { return std::string(capax::kernels().isa); }, "Name of the chosen instruction set.");
   m.def(
       "supported_isas",

@@ -18,11 +18,12 @@ import numpy as np
 
 from capax import _native
 from capax.decoding.sampling import sampled_of
+from capax.engine import lifetime
 from capax.engine.prefix import KeptPrefix
 from capax.engine.sequence import Event, Request, Sequence
-from capax.errors import CapacityError
+from capax.errors import CapacityError, CapaxError
 from capax.files.tokenizer import Tokenizer
-from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool
+from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool, pages_for
 from capax.models import Model, SequenceSlice, Step
 
 
@@ -33,11 +34,17 @@ class Engine:
         self._model = model
         self._pool = pool
         self._tokenizer = tokenizer
+        # Guards everything below but the two queues of requests, whose ends are atomic.
         self._lock = threading.Lock()
+        self._pages_freed = threading.Condition(self._lock)
+        self._is_stopped = False
         self._waiting: deque[Request] = deque()
+        self._cancelled: deque[Request] = deque()
         self._running: list[Sequence] = []
-        self._n_committed = 0  # pages the running requests may come to need
+        self._direct: list[tuple[PagedKVCache, int]] = []  # with the pages set aside for each
+        self._n_direct_waiting = 0
         self._kept = KeptPrefix()
+        lifetime.watch(self)
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises CapacityError if the cache could never hold it."""
@@ -49,90 +56,88 @@ class Engine:
                 f"but the budget holds {self._pool.native.capacity}; "
                 "lower n or max_tokens, or raise the memory budget"
             )
-        with self._lock:
-            self._waiting.append(request)
+        if request.params.n > self._model.max_logit_rows:
+            raise CapacityError(
+                f"n is {request.params.n} but a step has room for the logits of "
+                f"{self._model.max_logit_rows} choices; lower n"
+            )
+        self._waiting.append(request)
 
     def step(self) -> None:
         """Run one forward pass and sample; what happened is appended to each request's events.
 
-        If the pass fails as a whole, its requests are ended and the error is raised.
+        If it fails, every running request is ended with the error, which is also raised here.
+        Waits a moment if nothing can run until another thread's direct pass is over.
         """
-        with self._lock:
-            self._admit()
-            work = self._schedule()
-            if not work:
-                return
-            slices = []
-            tokens: list[int] = []
-            logit_rows = []
-            ready = []
-            for sequence, n_new in work:
-                begin = len(tokens)
-                cached = sequence.cache.n_tokens
-                tokens += sequence.tokens[cached : cached + n_new]
-                sequence.cache.reserve(n_new)
-                slices.append(SequenceSlice(sequence.cache, begin, len(tokens)))
-                if n_new == len(sequence.tokens) - cached:
-                    ready.append(sequence)
-                    logit_rows.append(len(tokens) - 1)
-            step = Step(np.array(tokens, np.int32), slices, np.array(logit_rows, np.int32))
+        with self._turn():
             try:
-                results = self._model.sample(step, [s.sampler.native for s in ready])
-            except BaseException:
-                for sequence, _ in work:
-                    sequence.cancel()
-                    self._retire(sequence.request)
+                self._admit()
+                work = self._schedule()
+                if work:
+                    self._run(work)
+                elif self._waiting and self._direct:
+                    self._pages_freed.wait(timeout=0.1)
+            except BaseException as error:
+                for request in self._running_requests():
+                    request.error = error
+                    self._end(request)
                 raise
-            self._accept(ready, results)
 
     def cancel(self, request: Request) -> None:
-        """End a request wherever it is and give its memory back."""
-        with self._lock:
-            if request in self._waiting:
-                self._waiting.remove(request)
-            for sequence in request.sequences:
-                sequence.cancel()
-            self._retire(request)
+        """End a request wherever it is and give its memory back.
+
+        Never waits, as a generator's finaliser may call it in the middle of a step: then it
+        takes effect at the end of that step.
+        """
+        self._cancelled.append(request)
+        self._sweep()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the model for a pass outside `step`."""
-        with self._lock:
+        with self._turn():
             yield
 
-    def commit(self, n_pages: int) -> None:
-        """Set pages aside for a pass outside `step` (negative: give them back).
+    @contextmanager
+    def direct_cache(self, n_tokens: int) -> Iterator[PagedKVCache]:
+        """An empty cache for passes outside `step`, with pages set aside for `n_tokens`.
 
-        Raises CapacityError if running requests leave too few.
+        Runs and waits for what runs before it until there are enough. Raises CapacityError if
+        there never will be.
         """
-        with self._lock:
-            free = self._pool.native.capacity - self._n_committed
-            if n_pages > free:
-                raise CapacityError(
-                    f"{n_pages} KV pages of {PAGE_TOKENS} tokens are needed and running requests "
-                    f"leave {free} of {self._pool.native.capacity}; wait for them or raise the "
-                    "memory budget"
-                )
-            if n_pages > free - self._kept.n_pages:
-                self._kept.drop()
-            self._n_committed += n_pages
+        needed = pages_for(n_tokens)
+        if needed > self._pool.native.capacity:
+            raise CapacityError(
+                f"{n_tokens} tokens need {needed} KV pages of {PAGE_TOKENS} tokens but the budget "
+                f"holds {self._pool.native.capacity}; raise the memory budget"
+            )
+        cache = PagedKVCache(self._pool)
+        self._set_aside(needed, cache)
+        try:
+            yield cache
+        finally:
+            with self._turn():
+                self._direct = [d for d in self._direct if d[0] is not cache]
+                cache.close()
+                self._pages_freed.notify_all()
 
     def forget(self) -> None:
         """Drop every kept prefix and give free memory back to the system."""
-        with self._lock:
+        with self._turn():
             self._kept.drop()
             self._pool.native.trim()
 
     @property
     def n_unfinished(self) -> int:
         """Requests waiting or running."""
-        with self._lock:
-            return len(self._waiting) + len({id(s.request) for s in self._running})
+        with self._turn():
+            return len(self._waiting) + len(self._running_requests())
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if pages and sequences do not account for each other."""
-        with self._lock:
-            referenced = {int(p) for s in self._running for p in s.cache.page_table}
+        with self._turn():
+            caches = [s.cache for s in self._running] + [cache for cache, _ in self._direct]
+            referenced = {int(p) for cache in caches for p in cache.page_table}
             referenced |= self._kept.pages()
             if not self._pool.native.check_integrity():
                 raise RuntimeError("free and used pages of the KV pool do not add up")
@@ -141,26 +146,67 @@ class Engine:
                     f"{self._pool.native.n_in_use} KV pages are in use, "
                     f"sequences refer to {len(referenced)}"
                 )
+            if self._n_committed + self._kept.n_pages > self._pool.native.capacity:
+                raise RuntimeError(
+                    f"{self._n_committed} KV pages are promised and {self._kept.n_pages} kept, "
+                    f"the pool has {self._pool.native.capacity}"
+                )
+
+    # --- its lock, and what else may hold it ----------------------------------------------
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold the lock; requests cancelled meanwhile are ended before and after."""
+        if self._is_stopped and threading.current_thread() is threading.main_thread():
+            raise CapaxError("the interpreter is exiting: the engine takes no more work")
+        try:
+            with self._lock:
+                self._end_cancelled()
+                yield
+        finally:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        while self._cancelled and self._lock.acquire(blocking=False):
+            try:
+                self._end_cancelled()
+            finally:
+                self._lock.release()
+
+    def _end_cancelled(self) -> None:
+        while self._cancelled:
+            request = self._cancelled.popleft()
+            if request in self._waiting:
+                self._waiting.remove(request)
+            self._end(request)
+
+    def pause(self) -> None:
+        """Wait for the step that is running and let no other begin until `resume`."""
+        self._lock.acquire()
+
+    def resume(self) -> None:
+        self._lock.release()
+
+    def stop(self) -> None:
+        """Let no step begin any more; threads that want one wait for ever."""
+        self.pause()
+        self._is_stopped = True
 
     # --- the steps of a step ------------------------------------------------------------
 
     def _admit(self) -> None:
-        while self._waiting:
+        while self._waiting and not self._n_direct_waiting:
             request = self._waiting[0]
-            needed = self._pages_needed(request)
-            n_slots = len(self._running) + request.params.n
-            if self._running and (
-                self._n_committed + needed > self._pool.native.capacity
-                or n_slots > self._model.max_logit_rows
-            ):
+            needed = self._n_committed + self._pages_needed(request)
+            n_slots = request.params.n + sum(r.params.n for r in self._running_requests())
+            if needed > self._pool.native.capacity or n_slots > self._model.max_logit_rows:
                 return
             self._waiting.popleft()
             cache = self._kept.take(request.prompt_ids) or PagedKVCache(self._pool)
-            if self._n_committed + needed + self._kept.n_pages > self._pool.native.capacity:
+            if needed + self._kept.n_pages > self._pool.native.capacity:
                 self._kept.drop()
             request.n_cached = cache.n_tokens
             request.started_s = time.perf_counter()
-            self._n_committed += needed
             first = Sequence(request, 0, cache, self._tokenizer)
             request.sequences.append(first)
             self._running.append(first)
@@ -170,10 +216,10 @@ class Engine:
         room = self._model.max_tokens
         work = []
         for sequence in self._running:
-            if not sequence.is_prefilling and room > 0:
+            if sequence.is_decoding and room > 0:
                 work.append((sequence, 1))
                 room -= 1
-        for sequence in self._running:
+        for sequence in self._running:  # grows by the choices of a prompt that is done
             if sequence.is_prefilling and room > 0:
                 n_new = min(sequence.n_pending, room)
                 others = sequence.request.params.n - len(sequence.request.sequences)
@@ -195,6 +241,23 @@ class Engine:
             request.sequences.append(twin)
             self._running.append(twin)
 
+    def _run(self, work: list[tuple[Sequence, int]]) -> None:
+        slices = []
+        tokens: list[int] = []
+        logit_rows = []
+        ready = []
+        for sequence, n_new in work:
+            begin = len(tokens)
+            cached = sequence.cache.n_tokens
+            tokens += sequence.tokens[cached : cached + n_new]
+            sequence.cache.reserve(n_new)
+            slices.append(SequenceSlice(sequence.cache, begin, len(tokens)))
+            if n_new == len(sequence.tokens) - cached:
+                ready.append(sequence)
+                logit_rows.append(len(tokens) - 1)
+        step = Step(np.array(tokens, np.int32), slices, np.array(logit_rows, np.int32))
+        self._accept(ready, self._model.sample(step, [s.sampler.native for s in ready]))
+
     def _accept(self, ready: list[Sequence], results: list[_native.SampleResult]) -> None:
         now = time.perf_counter()
         for sequence, result in zip(ready, results, strict=True):
@@ -211,19 +274,52 @@ class Engine:
                 request.finished_s = time.perf_counter()
                 self._retire(request)
 
+    def _end(self, request: Request) -> None:
+        """End what is left of a request and take it off the engine."""
+        for sequence in request.sequences:
+            sequence.cancel()
+        self._retire(request)
+
     def _retire(self, request: Request) -> None:
         """Take a finished request off the engine; keep the cache of its first choice."""
         mine = [s for s in self._running if s.request is request]
         if not mine:
             return
         self._running = [s for s in self._running if s.request is not request]
-        self._n_committed -= self._pages_needed(request)
+        # After an error nobody knows what the pages hold.
+        if mine[0].cache.n_tokens > 0 and request.error is None and not request.has_failed:
+            self._kept.keep(mine[0].tokens, mine[0].cache)
+        else:
+            mine[0].cache.close()
         for sequence in mine[1:]:
             sequence.cache.close()
-        if mine[0].finish_reason == "error":
-            mine[0].cache.close()
-        else:
-            self._kept.keep(mine[0].tokens, mine[0].cache)
+
+    def _set_aside(self, n_pages: int, cache: PagedKVCache) -> None:
+        self._n_direct_waiting += 1  # from here on nothing new is admitted
+        try:
+            while True:
+                with self._turn():
+                    free = self._pool.native.capacity - self._n_committed
+                    if n_pages <= free:
+                        if n_pages > free - self._kept.n_pages:
+                            self._kept.drop()
+                        self._direct.append((cache, n_pages))
+                        return
+                    if not self._running:  # other direct passes
+                        self._pages_freed.wait(timeout=0.1)
+                self.step()
+        finally:
+            self._n_direct_waiting -= 1
+
+    def _running_requests(self) -> list[Request]:
+        return list(dict.fromkeys(s.request for s in self._running))
+
+    @property
+    def _n_committed(self) -> int:
+        """The pages that running requests and direct passes may come to need."""
+        return sum(map(self._pages_needed, self._running_requests())) + sum(
+            n_pages for _, n_pages in self._direct
+        )
 
     def _pages_needed(self, request: Request) -> int:
         """The pages a request may come to need, shared prompt pages counted once."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast, overload
@@ -13,7 +12,7 @@ from typing import Any, Self, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from capax.decoding.params import SamplingParams
+from capax.decoding.params import SamplingParams, elements_of, show
 from capax.decoding.sampling import Sampled, score_rows
 from capax.engine.engine import Engine
 from capax.engine.outputs import (
@@ -34,7 +33,7 @@ from capax.files.describe import load_tokenizer
 from capax.files.model_file import ModelFile, open_model
 from capax.files.registry import resolve
 from capax.files.tokenizer import Tokenizer
-from capax.kv import PagedKVCache, PagePool, pages_for
+from capax.kv import PagePool, pages_for
 from capax.models import Model, ModelTensors, SequenceSlice, Step
 from capax.planning.budget import Budget
 from capax.planning.machine import read_machine, usable_threads
@@ -241,13 +240,13 @@ class LLM:
         return self._checked_ids(prompt)
 
     def _checked_ids(self, token_ids: Sequence[int]) -> list[int]:
-        ids = [int(t) for t in token_ids]
+        ids = as_token_ids(token_ids)
         if not ids:
             raise ConfigError("the prompt is empty; at least one token is needed")
         for token in ids:
             if not 0 <= token < self.config.vocab_size:
                 raise ConfigError(
-                    f"token id {token} is outside the vocabulary of {self.config.vocab_size}"
+                    f"token id {show(token)} is outside the vocabulary of {self.config.vocab_size}"
                 )
         if len(ids) > self.context_len:
             raise ConfigError(
@@ -280,6 +279,8 @@ class LLM:
                 self._engine.submit(request)
             while not all(r.sequences and r.is_finished for r in requests):
                 self._engine.step()
+            for request in requests:
+                request.raise_error()
         except BaseException:
             for request in requests:
                 self._engine.cancel(request)
@@ -293,6 +294,7 @@ class LLM:
                 while request.events:
                     event = request.events.popleft()
                     yield self._piece(request, event)
+                request.raise_error()
                 if request.sequences and request.is_finished and not request.events:
                     return
                 self._engine.step()
@@ -386,12 +388,14 @@ class LLM:
     ) -> None:
         """Compute every row's logits, a few rows at a time: keep(first row, logits)."""
         model = self._model
+        if chunk is not None and (isinstance(chunk, bool) or chunk < 1):
+            raise ConfigError(f"chunk is {show(chunk)} but a pass takes at least 1 token")
         chunk = min(chunk or model.max_tokens, model.max_tokens)
-        with self._direct_cache(len(ids)) as cache:
+        with self._engine.direct_cache(len(ids)) as cache:
             for begin in range(0, len(ids), chunk):
                 part = np.array(ids[begin : begin + chunk], np.int32)
-                cache.reserve(len(part))
                 with self._engine.exclusive():
+                    cache.reserve(len(part))
                     model.run_body(
                         Step(part, [SequenceSlice(cache, 0, len(part))], np.empty(0, np.int32))
                     )
@@ -409,7 +413,7 @@ class LLM:
         rng = np.random.default_rng(self.seed)
         ids = rng.integers(0, self.config.vocab_size, depth + n_tokens, dtype=np.int32)
         nothing, first_row = np.empty(0, np.int32), np.zeros(1, np.int32)
-        with self._direct_cache(len(ids)) as cache, self._engine.exclusive():
+        with self._engine.direct_cache(len(ids)) as cache, self._engine.exclusive():
             for begin in range(0, depth, self._model.max_tokens):
                 part = ids[begin : min(begin + self._model.max_tokens, depth)]
                 cache.reserve(len(part))
@@ -423,21 +427,23 @@ class LLM:
                 self._model.forward(Step(part, [SequenceSlice(cache, 0, len(part))], rows))
             return time.perf_counter() - started
 
-    @contextmanager
-    def _direct_cache(self, n_tokens: int) -> Iterator[PagedKVCache]:
-        """A cache of its own for one pass over `n_tokens`, outside the scheduler's requests."""
-        n_pages = pages_for(n_tokens)
-        self._engine.commit(n_pages)
-        cache = PagedKVCache(self._pool)
-        try:
-            yield cache
-        finally:
-            cache.close()
-            self._engine.commit(-n_pages)
+
+def as_token_ids(token_ids: Any) -> list[int]:
+    """Return token ids as plain integers. Raises ConfigError for anything else."""
+    ids = elements_of("the prompt", token_ids)
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int | np.integer):
+            raise ConfigError(
+                f"the prompt contains {show(token)} but must be text or a list of token ids"
+            )
+    return [int(token) for token in ids]
 
 
 def _as_list(prompts: Prompt | Prompts) -> tuple[Sequence[Prompt], bool]:
     """Return the prompts as a sequence, and whether it was a single one (text or token ids)."""
-    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | np.integer)):
+    if isinstance(prompts, str):
+        return [prompts], True
+    several = elements_of("the prompt", prompts)
+    if several and not isinstance(several[0], str | Sequence | np.ndarray):
         return [cast(Prompt, prompts)], True
-    return cast(Sequence[Prompt], prompts), False
+    return cast(Sequence[Prompt], several), False

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from capax.decoding.params import SamplingParams
 from capax.decoding.sampling import Sampled, Sampler
 from capax.engine.outputs import FinishReason, PositionLogprobs
+from capax.errors import CapaxError
 from capax.files.detokenize import StopStringMatcher, StreamingDetokenizer
 from capax.files.tokenizer import Tokenizer
 from capax.kv import PagedKVCache
@@ -39,9 +40,26 @@ class Request:
     first_token_s: float | None = None
     finished_s: float | None = None
 
+    error: BaseException | None = None  # what ended it, if a step failed as a whole
+
     @property
     def is_finished(self) -> bool:
         return all(s.finish_reason is not None for s in self.sequences)
+
+    def raise_error(self) -> None:
+        """Raise what ended the request, if a step failed as a whole in another thread."""
+        if isinstance(self.error, CapaxError):
+            raise self.error
+        if self.error is not None:
+            raise CapaxError(
+                f"a step failed in another thread ({type(self.error).__name__}: {self.error}) and "
+                "this request with it; ask again"
+            ) from self.error
+
+    @property
+    def has_failed(self) -> bool:
+        """A choice had logits that were not finite."""
+        return any(s.finish_reason == "error" for s in self.sequences)
 
 
 class Sequence:
@@ -75,7 +93,11 @@ class Sequence:
 
     @property
     def is_prefilling(self) -> bool:
-        return not self.sampled
+        return not self.sampled and self.finish_reason is None
+
+    @property
+    def is_decoding(self) -> bool:
+        return bool(self.sampled) and self.finish_reason is None
 
     @property
     def output_ids(self) -> list[int]:
@@ -88,14 +110,13 @@ class Sequence:
         n_new = len(self.sampled)
         may_stop = n_new >= self.request.params.min_tokens
         if may_stop and sampled.token in self._stop_ids:
-            return self._finish("stop", self._matcher.flush())
-        piece, stopped = self._matcher.push(self._detokenizer.push(sampled.token))
-        if stopped and may_stop:
+            return self._finish("stop", self._flush()[0])
+        piece, stopped = self._push(self._detokenizer.push(sampled.token), may_stop)
+        if stopped:
             return self._finish("stop", piece)
         if n_new >= self.request.max_tokens:
-            rest, stopped = self._matcher.push(self._detokenizer.flush())
-            reason: FinishReason = "stop" if stopped else "length"
-            return self._finish(reason, piece + rest + self._matcher.flush())
+            rest, stopped = self._flush()
+            return self._finish("stop" if stopped else "length", piece + rest)
         self.text += piece
         return piece
 
@@ -108,6 +129,15 @@ class Sequence:
         """End the sequence where it stands."""
         if self.finish_reason is None:
             self.finish_reason = "cancelled"
+
+    def _push(self, text: str, may_stop: bool) -> tuple[str, bool]:
+        """More text; returns what is final and whether a stop string was found in it."""
+        return self._matcher.push(text) if may_stop else (text, False)
+
+    def _flush(self) -> tuple[str, bool]:
+        """What was held back, when no more will come, and whether a stop string was found."""
+        rest, stopped = self._matcher.push(self._detokenizer.flush())
+        return rest + self._matcher.flush(), stopped
 
     def _finish(self, reason: FinishReason, piece: str) -> str:
         self.finish_reason = reason
