@@ -119,12 +119,13 @@ struct Scalar {
     return r;
   }
   static inline void istore(int32_t* p, I a) { memcpy(p, a.v, sizeof a.v); }
+  // Integers wrap, as they do in vector registers.
   static inline I iadd(I a, I b) {
-    CAPAX_LANES a.v[i] = a.v[i] + b.v[i];
+    CAPAX_LANES a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
     return a;
   }
   static inline I imul(I a, I b) {
-    CAPAX_LANES a.v[i] = a.v[i] * b.v[i];
+    CAPAX_LANES a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) * static_cast<uint32_t>(b.v[i]));
     return a;
   }
   static inline F from_i32(I a) {

@@ -55,7 +55,8 @@ inline typename Isa::I probe_dot64(typename Isa::I acc, typename Isa::I w, typen
   Isa::istore(a, acc), Isa::istore(b, w), Isa::istore(c, x);
   const uint8_t* u = reinterpret_cast<const uint8_t*>(b);
   const int8_t* s = reinterpret_cast<const int8_t*>(c);
-  for (int i = 0; i < 64; ++i) a[i / 4] += u[i] * s[i];
+  for (int i = 0; i < 64; ++i)  // wraps
+    a[i / 4] = static_cast<int32_t>(static_cast<uint32_t>(a[i / 4]) + static_cast<uint32_t>(u[i] * s[i]));
   return Isa::iload(a);
 }
 #if defined(__AVX512VNNI__)
