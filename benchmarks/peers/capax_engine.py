@@ -1,6 +1,6 @@
 """capax itself, behind the same calls as its peers.
 
-Decode is greedy: unlike the peers' loops, the choice of the token is inside the measured time.
+The same work as llama-bench: given tokens, logits of each decoded one, nothing sampled.
 """
 
 from __future__ import annotations
