@@ -229,7 +229,7 @@ class LLM:
         return self._bench(n_tokens, depth, self._model.max_tokens)
 
     def bench_decode(self, n_tokens: int, depth: int = 0) -> float:
-        """Seconds to decode `n_tokens`, one at a time and not sampled, after `depth` cached ones."""
+        """Seconds to decode `n_tokens` one by one, nothing sampled, after `depth` cached ones."""
         return self._bench(n_tokens, depth, 1)
 
     # --- inside -------------------------------------------------------------------------
