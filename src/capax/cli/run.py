@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_PROMPT_NBYTES = 64 << 20
 PROMISE_SECONDS = 2.0
+LONG_PROMPT_TOKENS = 2048
 
 
 @click.command("run")
@@ -137,13 +138,17 @@ def prompt_text(given: str | None) -> str | None:
 
 
 def _promise(llm: LLM, n_tokens: int) -> None:
-    """Before a long prompt, say how long it will take, if this machine has been probed."""
+    """Before a long prompt, give a sign of life: how long it will take, if that is known."""
     from capax.planning.machine import read_machine
     from capax.planning.prediction import prefill_seconds
     from capax.planning.probe import cached_probe
     from capax.planning.sizes import format_duration
 
     probe = cached_probe(read_machine(), llm.isa, llm.plan.threads)
-    seconds = 0.0 if probe is None else prefill_seconds(llm.file, llm.plan.shape, probe, n_tokens)
+    if probe is None:
+        if n_tokens >= LONG_PROMPT_TOKENS:
+            console().note(f"reading {n_tokens:,} prompt tokens ...")
+        return
+    seconds = prefill_seconds(llm.file, llm.plan.shape, probe, n_tokens)
     if seconds > PROMISE_SECONDS:
         console().note(f"reading {n_tokens:,} prompt tokens, about {format_duration(seconds)} ...")
