@@ -15,10 +15,14 @@ from capax.kv import PAGE_TOKENS, page_nbytes
 from capax.planning.footprint import Shape, matrix_names, packed_matrix_nbytes
 from capax.planning.probe import Probe
 
-# Shares of the probed roof that the engine reaches with SmolLM2-135M Q4_1 on two cores with
-# AVX-512 VNNI (2026-11-22).
-DECODE_EFFICIENCY = 0.75
-PREFILL_EFFICIENCY = 0.60
+# Shares of the probed roof that the engine reaches, measured 2026-11-22 with SmolLM2-135M
+# Q4_1, f16 KV, one thread, AVX-512 VNNI on a shared machine, the best of many short runs:
+# weights 0.78 to 0.85 of the read bandwidth; attention of one token at depths 512 and 2,048
+# 0.2 to 0.3 of it (converting and multiplying bind it, not reading); prefill of 64 to 1,024
+# tokens 0.49 to 0.56 of the int8 and float32 peaks.
+DECODE_EFFICIENCY = 0.80
+KV_EFFICIENCY = 0.28
+PREFILL_EFFICIENCY = 0.54
 PROMPT_TOKENS = 512
 
 
@@ -55,8 +59,9 @@ def decode_seconds(model: ModelFile, shape: Shape, probe: Probe, depth: int) -> 
     read = [name for name in matrix_names(model) if not _is_lookup_only(model, name)]
     packed = sum(packed_matrix_nbytes(model, name) for name in read if name not in shape.streamed)
     kv = page_nbytes(model.config, shape.kv_type) * (depth + 1) // PAGE_TOKENS
-    in_memory = (packed + kv) / (probe.read_rate(packed + kv) * DECODE_EFFICIENCY)
-    return in_memory + _streamed_seconds(model, shape, probe)
+    rate = probe.read_rate(packed + kv)
+    in_memory = packed / DECODE_EFFICIENCY + kv / KV_EFFICIENCY
+    return in_memory / rate + _streamed_seconds(model, shape, probe)
 
 
 def prefill_seconds(model: ModelFile, shape: Shape, probe: Probe, n_tokens: int) -> float:
