@@ -11,5 +11,6 @@ void bind_weights(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
 void bind_program(nanobind::module_& m);
 void bind_sampling(nanobind::module_& m);
+void bind_strings(nanobind::module_& m);
 
 }  // namespace capax

@@ -33,4 +33,5 @@ NB_MODULE(_native, m) {
   capax::bind_probe(m);
   capax::bind_program(m);
   capax::bind_sampling(m);
+  capax::bind_strings(m);
 }

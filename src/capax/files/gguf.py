@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from capax import _native
 from capax.errors import FileFormatError
 from capax.files.encodings import MAX_DIMS, Encoding, encoding_of_ggml_type, nbytes_of
 from capax.files.gguf_format import (
@@ -271,11 +272,11 @@ def _read_array(cursor: _Cursor, what: str) -> GGUFArray:
 
 
 def _skip_strings(cursor: _Cursor, count: int, what: str) -> int:
-    """Return the position behind `count` strings.
-
-    Lengths form a chain, so this is one tight loop: the unpacking itself refuses to read
-    beyond the mapping, and positions grow by at most `MAX_STRING_NBYTES` a step.
-    """
+    """Return the position behind `count` strings."""
+    end = _native.skip_strings(cursor.buffer, cursor.position, count, MAX_STRING_NBYTES)
+    if end >= 0:
+        return end
+    # One does not fit: walk the chain again to say which.
     unpack, buffer, position = U64.unpack_from, cursor.buffer, cursor.position
     i = 0
     try:

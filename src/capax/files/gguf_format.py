@@ -11,6 +11,7 @@ from typing import TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
+from capax import _native
 from capax.errors import FileFormatError
 
 MAGIC = b"GGUF"
@@ -100,7 +101,7 @@ class GGUFArray(Sequence[Scalar]):
         """Return the items as Python values; the list belongs to this array."""
         if self._items is None:
             if self.item_type is ValueType.STRING:
-                self._items = list(_decode_strings(self._raw, self._count))
+                self._items = list[Scalar](_native.decode_strings(self._raw, self._count))
             elif self.item_type is ValueType.BOOL:
                 self._items = [bool(x) for x in self.to_numpy().tolist()]
             else:
@@ -160,8 +161,3 @@ def _split_strings(raw: bytes, count: int) -> Iterator[bytes]:
         start = position + 8
         position = start + unpack(raw, position)[0]
         yield raw[start:position]
-
-
-def _decode_strings(raw: bytes, count: int) -> Iterator[str]:
-    for item in _split_strings(raw, count):
-        yield item.decode("utf-8", "surrogateescape")

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from capax import _native
 from capax.errors import FileFormatError
 from capax.files.tokenizer import (
     ControlPattern,
@@ -169,10 +170,11 @@ def _kinds(fields: _Fields, texts: Sequence[str]) -> dict[int, TokenKind]:
         return {}
     types = fields.array("token_type", len(texts))
     known = {int(kind) for kind in TokenKind}
-    strange = [t for t in types if type(t) is not int or t not in known]
-    if strange:
-        raise fields.error("token_type", f"has the unknown value {strange[0]!r:.60}")
-    return {i: TokenKind(t) for i, t in enumerate(types) if t != TokenKind.NORMAL}
+    if set(map(type, types)) - {int} or not set(types) <= known:
+        strange = next(t for t in types if type(t) is not int or t not in known)
+        raise fields.error("token_type", f"has the unknown value {strange!r:.60}")
+    normal = int(TokenKind.NORMAL)  # comparing with the enumeration itself is slow
+    return {i: TokenKind(t) for i, t in enumerate(types) if t != normal}
 
 
 def _pre_tokenizer(fields: _Fields) -> PreTokenizer:
@@ -204,10 +206,10 @@ def _byte_level(
 
     if not fields.has("merges"):
         raise fields.error("merges", "is missing, and a 'gpt2' tokenizer cannot work without")
-    merges = [tuple(merge.split(" ")) for merge in fields.strings("merges", MAX_MERGES)]
-    if set(map(len, merges)) != {2}:
-        broken = next(i for i, merge in enumerate(merges) if len(merge) != 2)
-        raise fields.error("merges", f"entry {broken} is not two pieces with one space between")
+    try:
+        merges = _native.split_pairs(fields.strings("merges", MAX_MERGES))
+    except ValueError as error:
+        raise fields.error("merges", str(error)) from error
     ids = _vocabulary_ids(fields, texts)
     if pre.whole_words_first:  # else a user's word that spells a control token would be one
         for token_id, kind in kinds.items():

@@ -384,8 +384,10 @@ def check_token_texts(texts: Sequence[str], source: str) -> None:
             f"{source}: token {token_id} is {texts[token_id][:40]!r}, which is not UTF-8: the "
             "vocabulary is damaged"
         ) from None
+    if max(map(len, texts), default=0) * 4 <= MAX_TOKEN_BYTES:
+        return
     for token_id, text in enumerate(texts):
-        if len(text) * 4 > MAX_TOKEN_BYTES and len(text.encode()) > MAX_TOKEN_BYTES:
+        if len(text.encode()) > MAX_TOKEN_BYTES:
             raise FileFormatError(
                 f"{source}: token {token_id} has {len(text.encode()):,} bytes, more than the "
                 f"{MAX_TOKEN_BYTES:,} a token may have: the vocabulary is damaged"

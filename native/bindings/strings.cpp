@@ -1,0 +1,108 @@
+// GGUF string arrays to Python lists: each string is its length (uint64, little-endian) and its
+// bytes. A vocabulary and its merges are 98,000 strings; in Python they take longer than all
+// weights. Every length is checked against the bytes that are there before it is used.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "bindings/bindings.h"
+
+namespace nb = nanobind;
+
+namespace capax {
+namespace {
+
+// The bytes of an object for the time of a call.
+class Buffer {
+ public:
+  explicit Buffer(nb::handle object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw nb::python_error();
+  }
+  ~Buffer() { PyBuffer_Release(&view_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  const char* data() const { return static_cast<const char*>(view_.buf); }
+  uint64_t nbytes() const { return static_cast<uint64_t>(view_.len); }
+
+ private:
+  Py_buffer view_;
+};
+
+// The next string at `position`, which moves behind it; false if it does not fit.
+bool next_string(const Buffer& buffer, uint64_t& position, uint64_t max_nbytes, const char** text, uint64_t* nbytes) {
+  if (position > buffer.nbytes() || buffer.nbytes() - position < 8) return false;
+  std::memcpy(nbytes, buffer.data() + position, 8);
+  position += 8;
+  if (*nbytes > max_nbytes || *nbytes > buffer.nbytes() - position) return false;
+  *text = buffer.data() + position;
+  position += *nbytes;
+  return true;
+}
+
+int64_t skip_strings(nb::handle object, uint64_t position, uint64_t count, uint64_t max_nbytes) {
+  const Buffer buffer(object);
+  const char* text;
+  uint64_t nbytes;
+  for (uint64_t i = 0; i < count; ++i)
+    if (!next_string(buffer, position, max_nbytes, &text, &nbytes)) return -1;
+  return static_cast<int64_t>(position);
+}
+
+nb::object decode_strings(nb::handle object, uint64_t count) {
+  const Buffer buffer(object);
+  if (count > buffer.nbytes() / 8) throw nb::value_error("more strings than the bytes can hold");
+  PyObject* list = PyList_New(static_cast<Py_ssize_t>(count));
+  if (!list) throw nb::python_error();
+  nb::object result = nb::steal(list);
+  uint64_t position = 0, nbytes;
+  const char* text;
+  for (uint64_t i = 0; i < count; ++i) {
+    if (!next_string(buffer, position, UINT64_MAX, &text, &nbytes)) throw nb::value_error("a string ends beyond the bytes");
+    PyObject* item = PyUnicode_DecodeUTF8(text, static_cast<Py_ssize_t>(nbytes), "surrogateescape");
+    if (!item) throw nb::python_error();
+    PyList_SET_ITEM(list, static_cast<Py_ssize_t>(i), item);
+  }
+  return result;
+}
+
+nb::object split_pairs(nb::list texts) {
+  PyObject* list = PyList_New(static_cast<Py_ssize_t>(texts.size()));
+  if (!list) throw nb::python_error();
+  nb::object result = nb::steal(list);
+  for (size_t i = 0; i < texts.size(); ++i) {
+    PyObject* text = PyList_GET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i));
+    if (!PyUnicode_Check(text)) throw nb::type_error("not a string");
+    const Py_ssize_t n = PyUnicode_GET_LENGTH(text);
+    const Py_ssize_t cut = PyUnicode_FindChar(text, ' ', 0, n, 1);
+    if (cut < 0 || PyUnicode_FindChar(text, ' ', cut + 1, n, 1) >= 0)
+      throw nb::value_error(("entry " + std::to_string(i) + " is not two pieces with one space between").c_str());
+    PyObject* pair = PyTuple_New(2);
+    PyObject* left = PyUnicode_Substring(text, 0, cut);
+    PyObject* right = PyUnicode_Substring(text, cut + 1, n);
+    if (!pair || !left || !right) {
+      Py_XDECREF(pair);
+      Py_XDECREF(left);
+      Py_XDECREF(right);
+      throw nb::python_error();
+    }
+    PyTuple_SET_ITEM(pair, 0, left);
+    PyTuple_SET_ITEM(pair, 1, right);
+    PyList_SET_ITEM(list, static_cast<Py_ssize_t>(i), pair);
+  }
+  return result;
+}
+
+}  // namespace
+
+void bind_strings(nb::module_& m) {
+  m.def("skip_strings", &skip_strings, nb::arg("buffer"), nb::arg("position"), nb::arg("count"), nb::arg("max_nbytes"),
+        "Position behind `count` strings, or -1 if one is longer than max_nbytes or ends beyond the buffer.");
+  m.def("decode_strings", &decode_strings, nb::arg("buffer"), nb::arg("count"),
+        "`count` strings from the start of the buffer as str; bytes that are not UTF-8 become surrogates.");
+  m.def("split_pairs", &split_pairs, nb::arg("texts"),
+        "Each text cut at its one space: a list of (left, right). ValueError naming the first that is not so.");
+}
+
+}  // namespace capax
