@@ -6,7 +6,7 @@ same tokens alone, in a batch, after a restart and on any number of threads.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class Sampler:
     """
 
     def __init__(self, params: SamplingParams, choice: int, prompt_ids: Sequence[int]) -> None:
-        seed = secrets.randbits(64) if params.seed is None else params.seed
+        seed = int.from_bytes(os.urandom(8)) if params.seed is None else params.seed
         bias = params.logit_bias
         self.native = _native.Sampler(
             np.array(prompt_ids, np.int32),

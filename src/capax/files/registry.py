@@ -17,7 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
+
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +107,7 @@ class Registry:
         """
         check_digest(digest)
         self._prepare()
-        part = self.root / "blobs" / f"sha256-{digest}.{secrets.token_hex(8)}.part"
+        part = self.root / "blobs" / f"sha256-{digest}.{os.urandom(8).hex()}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(part, flags, 0o600), "wb") as stream:
@@ -265,7 +265,7 @@ def _resolve_name(text: str, registry: Registry) -> Path | None:
 
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
     """Replace `path` by `data` in one step that survives a crash at any point."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(part, flags, 0o600), "wb") as stream:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -224,6 +223,8 @@ def measure_disk(
     The file is removed at once; the page cache is dropped before each measurement. The
     curve takes about `seconds` besides writing the file.
     """
+    import tempfile  # slow to import, and every run reads the kept probe
+
     slice_seconds = seconds / (2 * len(DISK_BLOCKS))
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
