@@ -148,7 +148,7 @@ def roofline(files: Files, settings: Settings) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in rounds.items()}
     return {
         "matrices": work._asdict(),
-        "rounds": rounds,
+        "per_round": rounds,
         "decode": {
             "what": "decode bytes read per second over probed read bandwidth",
             "achieved": medians["decode"],
