@@ -13,13 +13,14 @@ from tests.models import gguf_model
 LONG = SamplingParams(max_tokens=8, temperature=0.7, ignore_eos=True)
 
 FILL_THE_CONTEXT = """
-import json, resource, sys
+import json, sys
 from capax import LLM, SamplingParams
+from capax.planning.machine import process_memory
 llm = LLM(sys.argv[1], memory=sys.argv[2])
 text = "The quick brown fox jumps over the lazy dog. " * 2000
 ids = llm.tokenizer.encode(text)[: llm.context_len - 4]
 llm.generate(ids, SamplingParams(max_tokens=4, temperature=0.8, ignore_eos=True))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = process_memory().peak  # ru_maxrss would begin at what the test process held
 print(json.dumps({"peak": peak, "plan": llm.plan.to_json(), "held": llm.measured_memory()}))
 """
 
