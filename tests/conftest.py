@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from capax.errors import CapaxError
+
+# The same examples in every run: a failure is a change, not chance.
+hypothesis.settings.register_profile("capax", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("capax")
 
 
 @pytest.fixture(scope="session")

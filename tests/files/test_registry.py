@@ -198,7 +198,7 @@ def test_a_planted_symlink_is_not_followed(
     add(registry, "other")
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
-    monkeypatch.setattr("secrets.token_hex", lambda n: "00")
+    monkeypatch.setattr("capax.files.registry._unique", lambda: "00")
     part = registry.root / "blobs" / f"sha256-{'a' * 64}.00.part"
     part.symlink_to(victim)
     with pytest.raises(StoreError), registry.new_blob("a" * 64, 4) as writer:

@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import json
 import os
-
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +106,7 @@ class Registry:
         """
         check_digest(digest)
         self._prepare()
-        part = self.root / "blobs" / f"sha256-{digest}.{os.urandom(8).hex()}.part"
+        part = self.root / "blobs" / f"sha256-{digest}.{_unique()}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(part, flags, 0o600), "wb") as stream:
@@ -265,7 +264,7 @@ def _resolve_name(text: str, registry: Registry) -> Path | None:
 
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
     """Replace `path` by `data` in one step that survives a crash at any point."""
-    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
+    part = path.with_name(f".{path.name}.{_unique()}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(part, flags, 0o600), "wb") as stream:
@@ -279,6 +278,11 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _unique() -> str:
+    """Return what no other process calls its file."""
+    return os.urandom(8).hex()
 
 
 def file_digest(path: Path) -> tuple[str, int]:

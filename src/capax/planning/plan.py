@@ -262,7 +262,8 @@ class _Wish:
         streamed = self.fewest_streamed(useful)
         if streamed is not None:
             return streamed
-        everything = replace(small, streamed=frozenset(matrix_names(self.model)))
+        # Not above that context: a little more memory would then mean a shorter one again.
+        everything = replace(useful, streamed=frozenset(matrix_names(self.model)))
         return self.largest_context(everything, self.at_least(LEAST_CONTEXT))
 
     def largest_context(self, shape: Shape, least: int) -> Shape | None:
