@@ -68,6 +68,22 @@ def test_a_fork_is_shared_until_one_side_writes(n: int) -> None:
     assert pool.native.n_in_use == 0
 
 
+@pytest.mark.parametrize("n", [1, 10, 64])
+def test_pages_reserved_for_tokens_to_come_are_not_shared(n: int) -> None:
+    pool = PagePool(CONFIG, "f32", 16)
+    cache = PagedKVCache(pool)
+    fill(cache, n)
+    cache.reserve(100)
+    twin = cache.fork()
+    fill(twin, 70, seed=1)
+    before = look(twin)
+    fill(cache, 70, seed=2)
+    assert np.array_equal(look(twin), before)
+    cache.close()
+    twin.close()
+    assert pool.native.n_in_use == 0
+
+
 @pytest.mark.parametrize("keep", [0, 1, 63, 64, 100])
 def test_truncate_then_append_equals_fresh(keep: int) -> None:
     pool = PagePool(CONFIG, "f16", 16)
@@ -110,6 +126,7 @@ def test_a_record_loads_into_an_equal_cache() -> None:
     cache, other = PagedKVCache(pool), PagedKVCache(pool)
     fill(cache, 90)
     fill(other, 10, seed=5)
+    cache.reserve(100)  # not part of the record
     other.load(cache.export())
     assert other.n_tokens == 90
     assert np.array_equal(look(cache), look(other))

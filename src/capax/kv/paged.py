@@ -158,15 +158,17 @@ class PagedKVCache:
 
     def fork(self) -> Self:
         twin = type(self)(self._pool)
-        twin._table = self._table.copy()
-        twin._n_pages = self._n_pages
+        # Pages reserved for tokens to come stay its own: both would write to them.
+        twin._n_pages = pages_for(self._n_tokens)
         twin._n_tokens = self._n_tokens
-        for page in self.page_table:
+        twin._table = self._table.copy()
+        for page in twin.page_table:
             self._pool.native.retain(int(page))
         return twin
 
     def export(self) -> bytes:
-        pages = b"".join(self._pool.native.read(int(page)) for page in self.page_table)
+        held = self.page_table[: pages_for(self._n_tokens)]
+        pages = b"".join(self._pool.native.read(int(page)) for page in held)
         return self._header(self._n_tokens, zlib.crc32(pages)) + pages
 
     def load(self, content: bytes) -> None:
@@ -195,10 +197,7 @@ class PagedKVCache:
         fresh._n_pages = 0
 
     def close(self) -> None:
-        self._n_tokens = min(self._n_tokens, 0)
-        for page in self.page_table:
-            self._pool.native.release(int(page))
-        self._n_pages = 0
+        self.truncate(0)
 
     def __del__(self) -> None:
         if getattr(self, "_n_pages", 0):
