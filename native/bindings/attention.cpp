@@ -69,7 +69,7 @@ void kv_append(const KVLayout& layout, const Pool& pool, int64_t offset, const I
   check(position0 >= 0 && position0 <= kMaxPosition, "position0 " + std::to_string(position0) + " is out of range");
   const int64_t n_tokens = static_cast<int64_t>(k.shape(0));
   const KVView view = make_view(layout, pool, offset, page_table, position0 + n_tokens);
-  nb::gil_scoped_release release;
+  NativeSection native;
   kernels().attention.append(view, k.data(), layout.n_kv_heads * layout.k_dim, v.data(), layout.n_kv_heads * layout.v_dim,
                              n_tokens, position0, 0, layout.n_kv_heads);
 }
@@ -125,7 +125,7 @@ nb::ndarray<nb::numpy, float> kv_attend(const KVLayout& layout, const Pool& pool
   }
   const Scratch partials = scratch_of(most_spans * span_stride);
 
-  nb::gil_scoped_release release;
+  NativeSection native;
   for (int32_t head = 0; head < layout.n_kv_heads; ++head) {
     if (!by_span) {
       for (int64_t t = 0; t < n_tokens; t += tile_tokens)

@@ -3,7 +3,16 @@
 
 #include <nanobind/nanobind.h>
 
+#include "parallel/float_environment.h"
+
 namespace capax {
+
+// Around native work: other Python threads run meanwhile, and floats behave as everywhere in
+// capax, whatever the calling thread has set.
+struct NativeSection {
+  nanobind::gil_scoped_release release;
+  DefaultFloatEnvironment environment;
+};
 
 void bind_norms(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);

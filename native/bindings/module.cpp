@@ -5,10 +5,20 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
+
 #include "bindings/bindings.h"
 #include "kernels.h"
 
 namespace nb = nanobind;
+
+namespace {
+
+struct FloatEnvironment {
+  std::optional<capax::DefaultFloatEnvironment> entered;
+};
+
+}  // namespace
 
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of capax.";
@@ -27,6 +37,11 @@ NB_MODULE(_native, m) {
       "(name, needs) of each instruction set this CPU and build can run, the widest first.");
   m.def("select_isa", &capax::select_kernels, nb::arg("name"),
         "Choose an instruction set by name; False if it cannot run here.");
+  nb::class_<FloatEnvironment>(m, "DefaultFloatEnvironment",
+                               "A context in which the calling thread rounds to nearest and keeps denormals.")
+      .def(nb::init<>())
+      .def("__enter__", [](FloatEnvironment& self) { self.entered.emplace(); })
+      .def("__exit__", [](FloatEnvironment& self, nb::args) { self.entered.reset(); });
   capax::bind_norms(m);
   capax::bind_attention(m);
   capax::bind_weights(m);

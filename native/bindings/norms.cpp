@@ -35,7 +35,7 @@ void check_same_shape(const Floats& x, const Floats& y, const char* names) {
 
 Result exp_of(const Floats& x) {
   Result out = like(x);
-  nb::gil_scoped_release release;
+  NativeSection native;
   kernels().norms.exp(x.data(), static_cast<int64_t>(x.size()), out.data());
   return out;
 }
@@ -43,7 +43,7 @@ Result exp_of(const Floats& x) {
 Result softmax_of(const Floats& x) {
   const int64_t n = last_extent(x, "x");
   Result out = like(x);
-  nb::gil_scoped_release release;
+  NativeSection native;
   for (int64_t i = 0; i < static_cast<int64_t>(x.size()); i += n)
     kernels().norms.softmax(x.data() + i, n, out.data() + i);
   return out;
@@ -53,7 +53,7 @@ Result logsumexp_of(const Floats& x) {
   const int64_t n = last_extent(x, "x");
   const size_t n_rows = x.size() / static_cast<size_t>(n);
   Result out = new_array<float>({n_rows});
-  nb::gil_scoped_release release;
+  NativeSection native;
   for (size_t row = 0; row < n_rows; ++row)
     out.data()[row] = kernels().norms.logsumexp(x.data() + static_cast<int64_t>(row) * n, n);
   return out;
@@ -64,7 +64,7 @@ Result rms_norm_of(const Floats& x, const Floats& weight, float eps) {
   check(weight.ndim() == 1 && static_cast<int64_t>(weight.size()) == n,
         "weight has " + std::to_string(weight.size()) + " values but a row of x has " + std::to_string(n));
   Result out = like(x);
-  nb::gil_scoped_release release;
+  NativeSection native;
   kernels().norms.rms_norm(x.data(), static_cast<int64_t>(x.size()) / n, n, weight.data(), eps, out.data());
   return out;
 }
@@ -78,7 +78,7 @@ Result rope_of(const Floats& x, const Floats& cos, const Floats& sin, const std:
   const int64_t half = static_cast<int64_t>(cos.shape(1));
   check(2 * half <= head_dim, "rope_dim " + std::to_string(2 * half) + " is larger than head_dim " + std::to_string(head_dim));
   Result out = like(x);
-  nb::gil_scoped_release release;
+  NativeSection native;
   std::copy_n(x.data(), x.size(), out.data());
   for (int64_t t = 0; t < static_cast<int64_t>(x.shape(0)); ++t)
     kernels().norms.rope(out.data() + t * n_heads * head_dim, n_heads, head_dim, 2 * half, cos.data() + t * half,
@@ -89,7 +89,7 @@ Result rope_of(const Floats& x, const Floats& cos, const Floats& sin, const std:
 Result swiglu_of(const Floats& gate, const Floats& up) {
   check_same_shape(gate, up, "gate and up");
   Result out = like(gate);
-  nb::gil_scoped_release release;
+  NativeSection native;
   kernels().norms.swiglu(gate.data(), up.data(), static_cast<int64_t>(gate.size()), out.data());
   return out;
 }
@@ -97,7 +97,7 @@ Result swiglu_of(const Floats& gate, const Floats& up) {
 Result add_of(const Floats& x, const Floats& y) {
   check_same_shape(x, y, "x and y");
   Result out = like(x);
-  nb::gil_scoped_release release;
+  NativeSection native;
   std::copy_n(x.data(), x.size(), out.data());
   kernels().norms.add(out.data(), y.data(), static_cast<int64_t>(x.size()));
   return out;

@@ -30,7 +30,7 @@ void bind_probe(nb::module_& m) {
         check(threads, seconds);
         if (nbytes < 1024 || nbytes > (int64_t{1} << 40))
           throw std::invalid_argument("nbytes must be 1024 to 2^40");
-        nb::gil_scoped_release release;
+        NativeSection native;
         return best_and_median(probe_read_gbps(nbytes, threads, seconds));
       },
       nb::arg("nbytes"), nb::arg("threads"), nb::arg("seconds") = 0.5,
@@ -39,7 +39,7 @@ void bind_probe(nb::module_& m) {
       "probe_int8_gmacs",
       [](int threads, double seconds) {
         check(threads, seconds);
-        nb::gil_scoped_release release;
+        NativeSection native;
         return best_and_median(probe_int8_gmacs(threads, seconds));
       },
       nb::arg("threads"), nb::arg("seconds") = 0.2,
@@ -48,7 +48,7 @@ void bind_probe(nb::module_& m) {
       "probe_f32_gflops",
       [](int threads, double seconds) {
         check(threads, seconds);
-        nb::gil_scoped_release release;
+        NativeSection native;
         return best_and_median(probe_f32_gflops(threads, seconds));
       },
       nb::arg("threads"), nb::arg("seconds") = 0.2,

@@ -112,7 +112,7 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
   }
   self.last_n_tokens = step.n_tokens;
   {
-    nb::gil_scoped_release release;
+    NativeSection native;
     self.program.run(step, begin, end);
   }
   nb::list sampled;
@@ -131,7 +131,7 @@ void run_head(RecordedProgram& self, int64_t begin, Vector<int32_t> logit_rows) 
   step.n_logit_rows = static_cast<int64_t>(logit_rows.shape(0));
   for (int64_t r = 0; r < step.n_logit_rows; ++r)
     if (step.logit_rows[r] < 0 || step.logit_rows[r] >= step.n_tokens) throw nb::value_error("logit row");
-  nb::gil_scoped_release release;
+  NativeSection native;
   self.program.run(step, begin, end);
 }
 

@@ -89,7 +89,7 @@ nb::tuple sample_with(Sampler& sampler, const Floats& logits, const std::optiona
   SampleResult result = empty_result(sampler);
   auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(sample_scratch_floats(vocab_size)));
   {
-    nb::gil_scoped_release release;
+    NativeSection native;
     result.status = kernels().sampling.sample(r, scratch.get(), &result.chosen, result.top.data());
   }
   if (result.status == SampleStatus::ok) sampler.accept(result.chosen.token);
@@ -133,7 +133,7 @@ nb::tuple score_rows(const Floats& logits, const Ints& targets, int32_t n_top) {
   std::vector<TokenLogprob> top(wanted);
   auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(sample_scratch_floats(vocab_size)));
   {
-    nb::gil_scoped_release release;
+    NativeSection native;
     for (size_t row = 0; row < n_rows; ++row) {
       Scored scored{};
       const SampleStatus status =

@@ -73,7 +73,7 @@ void run_matmul(const Weight& w, const FloatRows& x, int64_t g_begin, int64_t g_
     throw std::invalid_argument("groups " + std::to_string(g_begin) + " to " + std::to_string(g_end) +
                                 " are outside 0 to " + std::to_string(w.n_groups()));
   const int64_t n_tokens = static_cast<int64_t>(x.shape(0)), n_in = w.n_in();
-  nb::gil_scoped_release release;
+  NativeSection native;
   const AlignedBytes quantised(w.is_integer() ? q8_rows_nbytes(n_tokens, n_in) : 0);
   const AlignedBytes scratch(w.scratch_nbytes());
   const Q8Rows rows = q8_rows_at(quantised.data, n_tokens, w.is_integer() ? n_in : 0);
@@ -87,7 +87,7 @@ FloatArray rows_of(const Weight& w, const std::vector<int64_t>& indices) {
       throw nb::index_error(
           ("row " + std::to_string(index) + " is outside a weight of " + std::to_string(w.n_out()) + " rows").c_str());
   FloatArray out = new_floats({indices.size(), static_cast<size_t>(w.n_in())});
-  nb::gil_scoped_release release;
+  NativeSection native;
   w.rows(indices.data(), static_cast<int64_t>(indices.size()), out.data());
   return out;
 }
@@ -121,7 +121,7 @@ void bind_weights(nb::module_& m) {
           "from_file",
           [](const std::string& path, int64_t offset, int64_t nbytes, const std::string& encoding, int64_t n_out,
              int64_t n_in, const std::string& residency, std::shared_ptr<WeightArena> arena) {
-            nb::gil_scoped_release release;
+            NativeSection native;
             auto weight = Weight::open(path, offset, nbytes, encoding_info(encoding).encoding, n_out, n_in,
                                        residency_named(residency), std::move(arena));
             weight->pack_range(0, weight->n_groups());
@@ -137,7 +137,7 @@ void bind_weights(nb::module_& m) {
           [](nb::handle data, const std::string& encoding, int64_t n_out, int64_t n_in,
              std::shared_ptr<WeightArena> arena) {
             const BytesView bytes(data);
-            nb::gil_scoped_release release;
+            NativeSection native;
             return Weight::from_bytes(bytes.data(), bytes.nbytes(), encoding_info(encoding).encoding, n_out, n_in,
                                       std::move(arena));
           },
@@ -206,7 +206,7 @@ void bind_weights(nb::module_& m) {
           throw std::invalid_argument(std::to_string(n_elements) + " elements of " + info.name + " take " +
                                       std::to_string(needed) + " bytes, not " + std::to_string(bytes.nbytes()));
         FloatArray out = new_floats({static_cast<size_t>(n_elements)});
-        nb::gil_scoped_release release;
+        NativeSection native;
         dequantize(info.encoding, bytes.data(), n_elements, out.data());
         return out;
       },
@@ -229,7 +229,7 @@ void bind_weights(nb::module_& m) {
         nb::bytes out(nullptr, static_cast<size_t>(encoded_nbytes(info, n)));
         uint8_t* bytes = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(out.ptr()));
         {
-          nb::gil_scoped_release release;
+          NativeSection native;
           quantize(info.encoding, weights.data(), n, bytes);
         }
         return out;

@@ -3,6 +3,8 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "parallel/float_environment.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -23,20 +25,6 @@ inline void pause() {
 #endif
 }
 
-// Default rounding, no flush-to-zero, exceptions masked, whatever the calling thread had.
-class DefaultFloatEnvironment {
- public:
-#if defined(__x86_64__)
-  DefaultFloatEnvironment() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-  ~DefaultFloatEnvironment() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#else
-  DefaultFloatEnvironment() {}
-#endif
-};
-
 }  // namespace
 
 Team::Team(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {}
@@ -47,10 +35,17 @@ Team::~Team() {
     for (std::thread& thread : threads_) thread.detach();
     return;
   }
+  stop();
+}
+
+void Team::stop() {
   stopping_.store(true);
   epoch_.fetch_add(1);
   epoch_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+  stopping_.store(false);
+  owner_pid_ = 0;
 }
 
 void Team::start() {
@@ -60,7 +55,13 @@ void Team::start() {
   unfinished_.store(0);
   owner_pid_ = getpid();
   const uint32_t seen = epoch_.load();
-  for (int rank = 1; rank < n_threads_; ++rank) threads_.emplace_back([this, rank, seen] { work(rank, seen); });
+  try {
+    for (int rank = 1; rank < n_threads_; ++rank) threads_.emplace_back([this, rank, seen] { work(rank, seen); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw TeamStartError("cannot start " + std::to_string(n_threads_ - 1) + " threads (" + error.what() +
+                         "): use fewer threads");
+  }
 }
 
 void Team::run(const std::function<void(int)>& body) {

@@ -9,10 +9,16 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
 namespace capax {
+
+// The system gave us no threads; nothing has run.
+struct TeamStartError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 class Team {
  public:
@@ -24,6 +30,7 @@ class Team {
   int size() const { return n_threads_; }
 
   // Run body(rank) on every rank and return when all have finished. The body must not throw.
+  // Throws TeamStartError if the threads are not there yet and cannot be started.
   // Calls from several Python threads queue up. After a fork the child starts its own threads.
   // The floating-point environment is the default one inside, whatever the caller's was.
   void run(const std::function<void(int)>& body);
@@ -33,6 +40,7 @@ class Team {
 
  private:
   void start();
+  void stop();
   void work(int rank, uint32_t seen);
 
   const int n_threads_;

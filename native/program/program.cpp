@@ -64,7 +64,7 @@ void Program::run(const Step& step, int64_t begin, int64_t end) {
       team_.barrier();
     }
   });
-  if (context.failed.load()) throw std::runtime_error(context.message);
+  if (context.failed.load()) throw WeightReadError(context.message);
 }
 
 int64_t Program::scratch_nbytes() const {

@@ -96,8 +96,8 @@ class Program {
   int buffer(int64_t width, bool gathered);
   int add(std::unique_ptr<Operation> operation);
 
-  // Run operations [begin, end) over the step. Throws std::runtime_error if a weight could not
-  // be read.
+  // Run operations [begin, end) over the step. Throws WeightReadError if a weight could not
+  // be read, TeamStartError if threads could not be started.
   void run(const Step& step, int64_t begin, int64_t end);
   // Make room for so many tokens and logit rows in a step; contents are lost when it grows.
   void reserve(int64_t n_tokens, int64_t n_logit_rows);

@@ -26,6 +26,8 @@ from capax.files.tokenizer import Tokenizer
 from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool, pages_for
 from capax.models import Model, SequenceSlice, Step
 
+STOP_TIMEOUT_S = 5.0  # longer than any step should take; exiting anyway beats hanging
+
 
 class Engine:
     """Runs requests over one model. Every method may be called from any thread."""
@@ -69,8 +71,10 @@ class Engine:
         If it fails, every running request is ended with the error, which is also raised here.
         Waits a moment if nothing can run until another thread's direct pass is over.
         """
-        with self._turn():
+        self._check_open()
+        with self._lock:
             try:
+                self._end_cancelled()
                 self._admit()
                 work = self._schedule()
                 if work:
@@ -82,6 +86,7 @@ class Engine:
                     request.error = error
                     self._end(request)
                 raise
+        self._sweep()
 
     def cancel(self, request: Request) -> None:
         """End a request wherever it is and give its memory back.
@@ -95,8 +100,10 @@ class Engine:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the model for a pass outside `step`."""
-        with self._turn():
+        self._check_open()
+        with self._lock:
             yield
+        self._sweep()
 
     @contextmanager
     def direct_cache(self, n_tokens: int) -> Iterator[PagedKVCache]:
@@ -116,26 +123,29 @@ class Engine:
         try:
             yield cache
         finally:
-            with self._turn():
+            with self._lock:
                 self._direct = [d for d in self._direct if d[0] is not cache]
                 cache.close()
                 self._pages_freed.notify_all()
 
     def forget(self) -> None:
         """Drop every kept prefix and give free memory back to the system."""
-        with self._turn():
+        self._sweep()
+        with self._lock:
             self._kept.drop()
             self._pool.native.trim()
 
     @property
     def n_unfinished(self) -> int:
         """Requests waiting or running."""
-        with self._turn():
+        self._sweep()
+        with self._lock:
             return len(self._waiting) + len(self._running_requests())
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if pages and sequences do not account for each other."""
-        with self._turn():
+        self._sweep()
+        with self._lock:
             caches = [s.cache for s in self._running] + [cache for cache, _ in self._direct]
             referenced = {int(p) for cache in caches for p in cache.page_table}
             referenced |= self._kept.pages()
@@ -154,19 +164,11 @@ class Engine:
 
     # --- its lock, and what else may hold it ----------------------------------------------
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Hold the lock; requests cancelled meanwhile are ended before and after."""
-        if self._is_stopped and threading.current_thread() is threading.main_thread():
-            raise CapaxError("the interpreter is exiting: the engine takes no more work")
-        try:
-            with self._lock:
-                self._end_cancelled()
-                yield
-        finally:
-            self._sweep()
+    # `with self._lock` and nothing cleverer: an interrupt between a generator's acquiring and
+    # its caller's `try` would leave the lock held for ever.
 
     def _sweep(self) -> None:
+        """End the requests that were cancelled while somebody held the lock."""
         while self._cancelled and self._lock.acquire(blocking=False):
             try:
                 self._end_cancelled()
@@ -189,8 +191,12 @@ class Engine:
 
     def stop(self) -> None:
         """Let no step begin any more; threads that want one wait for ever."""
-        self.pause()
         self._is_stopped = True
+        self._lock.acquire(timeout=STOP_TIMEOUT_S)
+
+    def _check_open(self) -> None:
+        if self._is_stopped and threading.current_thread() is threading.main_thread():
+            raise CapaxError("the interpreter is exiting: the engine takes no more work")
 
     # --- the steps of a step ------------------------------------------------------------
 
@@ -298,7 +304,9 @@ class Engine:
         self._n_direct_waiting += 1  # from here on nothing new is admitted
         try:
             while True:
-                with self._turn():
+                self._check_open()
+                with self._lock:
+                    self._end_cancelled()
                     free = self._pool.native.capacity - self._n_committed
                     if n_pages <= free:
                         if n_pages > free - self._kept.n_pages:

@@ -12,7 +12,16 @@ from typing import Any, Self, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from capax.decoding.params import SamplingParams, elements_of, show
+from capax import _native
+from capax.decoding.params import (
+    INT32_MAX,
+    LIMITS,
+    Limits,
+    SamplingParams,
+    check_number,
+    elements_of,
+    show,
+)
 from capax.decoding.sampling import Sampled, score_rows
 from capax.engine.engine import Engine
 from capax.engine.outputs import (
@@ -44,6 +53,7 @@ from capax.settings import apply_isa
 
 DEFAULT_PREFILL_CHUNK = 256
 MAX_LOGIT_ROWS = 32
+COUNT = Limits(1, INT32_MAX, is_integer=True, may_be_none=True)
 
 Prompt = str | Sequence[int]
 Prompts = list[str] | list[list[int]]
@@ -77,9 +87,15 @@ class LLM:
         n_sequences: int = 1,
     ) -> None:
         started = time.perf_counter()
+        for name, value in (("ctx_size", ctx_size), ("threads", threads)):
+            check_number(name, value, COUNT)
+        for name, value in (("prefill_chunk", prefill_chunk), ("n_sequences", n_sequences)):
+            check_number(name, value, COUNT._replace(may_be_none=False))
+        check_number("seed", seed, LIMITS["seed"]._replace(may_be_none=False))
         self.isa = apply_isa()
         self.name = str(model)
-        self.file: ModelFile = open_model(resolve(model))
+        with _native.DefaultFloatEnvironment():  # also what is derived here decides bits
+            self.file: ModelFile = open_model(resolve(model))
         self.config: ModelConfig = self.file.config
         self.seed = seed
         machine = read_machine()
@@ -97,7 +113,7 @@ class LLM:
             name=self.name,
         )
         self.threads = self.plan.threads
-        with ThreadPoolExecutor(1) as background:
+        with _native.DefaultFloatEnvironment(), ThreadPoolExecutor(1) as background:
             # Reading and packing weights leaves the interpreter free to build the tokenizer.
             tensors = background.submit(ModelTensors, self.file, self.plan.residency, self.threads)
             self.tokenizer: Tokenizer = load_tokenizer(self.file)
@@ -388,8 +404,7 @@ class LLM:
     ) -> None:
         """Compute every row's logits, a few rows at a time: keep(first row, logits)."""
         model = self._model
-        if chunk is not None and (isinstance(chunk, bool) or chunk < 1):
-            raise ConfigError(f"chunk is {show(chunk)} but a pass takes at least 1 token")
+        check_number("chunk", chunk, COUNT)
         chunk = min(chunk or model.max_tokens, model.max_tokens)
         with self._engine.direct_cache(len(ids)) as cache:
             for begin in range(0, len(ids), chunk):

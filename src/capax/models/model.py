@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capax import _native
-from capax.errors import FileFormatError
+from capax.errors import CapacityError, FileFormatError
 from capax.files.config import ModelConfig
 from capax.kv import AttentionInput, KVCache, PagedKVCache, PagePool
 from capax.models import llama
@@ -144,7 +144,7 @@ class Model:
         if n:
             try:
                 self.native.run_head(self._program.head, logit_rows)
-            except RuntimeError as e:
+            except _native.WeightReadError as e:
                 raise FileFormatError(str(e)) from e
         return self.logits[:n]
 
@@ -177,8 +177,10 @@ class Model:
                 step.logit_rows,
                 list(samplers),
             )
-        except RuntimeError as e:
+        except _native.WeightReadError as e:
             raise FileFormatError(str(e)) from e
+        except RuntimeError as e:  # no threads
+            raise CapacityError(str(e)) from e
 
     def _attend(self, attention: Attention, s: SequenceSlice) -> None:
         """Let a cache outside the program do one layer of one sequence."""
