@@ -1,5 +1,6 @@
 """run, chat, bench, perplexity, plan and probe on a tiny model, as a user meets them."""
 
+import contextlib
 import fcntl
 import io
 import json

@@ -323,7 +323,7 @@ def test_neighbours_kept_prefixes_and_cancelled_requests_change_no_token(llm: LL
         warm = llm.generate(prompt, sampled(n=2))
         assert warm.usage.cached_tokens == len(prompt) - 1
         assert first.outputs == warm.outputs == expected
-        left = llm.stream([*prompt[:len(prompt) // 2 + 1], 77], sampled(seed=99))
+        left = llm.stream([*prompt[: len(prompt) // 2 + 1], 77], sampled(seed=99))
         next(left)
         left.close()  # type: ignore[attr-defined]
         assert llm.generate(prompt, sampled(n=2)).outputs == expected

@@ -144,7 +144,7 @@ def parse_kv_type(spec: str) -> KVType:
     for kv_type in KV_TYPES:
         if name == kv_type:
             return kv_type
-    if not name.startswith("full"):
+    if not str(name).startswith("full"):
         raise ConfigError(
             f"KV cache {spec!r:.60} is unknown; use one of {', '.join(KV_TYPES)} (q8_0 is int8) "
             "or a method of 'capax methods kv'"
