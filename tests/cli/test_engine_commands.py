@@ -1,6 +1,5 @@
 """run, chat, bench, perplexity, plan and probe on a tiny model, as a user meets them."""
 
-import contextlib
 import fcntl
 import io
 import json
