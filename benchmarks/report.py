@@ -203,7 +203,7 @@ def draw(experiments: dict[str, Any], path: Path) -> None:
     ]
     if not panels:
         return
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 2.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 2.6), squeeze=False)
     for axis, (title, engines) in zip(axes[0], panels, strict=True):
         names = list(engines)[::-1]
         speeds = [engines[name]["tokens_per_second"] for name in names]
@@ -220,10 +220,9 @@ def draw(experiments: dict[str, Any], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.15)
         axis.tick_params(labelsize=8)
-        if axis is not axes[0][0] and names == list(panels[0][1])[::-1]:
-            axis.set_yticklabels([])
-    model = max(experiments.values(), key=lambda e: str(e["measured"]))["model"]["name"]
-    figure.suptitle(f"{model}, 2 threads", fontsize=10)
+    latest = max(experiments.values(), key=lambda e: str(e["measured"]))
+    title = f"{latest['model']['name']}, {latest['threads']} threads"
+    figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -324,7 +324,7 @@ def main() -> int:
             "commit": commit(),
             "threads": settings.threads,
             "rounds": settings.rounds,
-            "model": {"name": files.gguf.name, "bytes": files.gguf.stat().st_size},
+            "model": {"name": Path(files.name).name, "bytes": files.gguf.stat().st_size},
             "machine": machine(),
             "packages": package_versions(),
         }
