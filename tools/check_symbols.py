@@ -20,7 +20,10 @@ from pathlib import Path
 ISA_SUFFIX = re.compile(r"_(avx2|avx512\w*|avxvnni|neon\w*|sse\w*|f16c)\.cpp\.o$")
 # Emitted by the compiler for exception tables, the same in every object.
 HARMLESS = re.compile(r"^(DW\.ref\.|_ZT[ISV])")
-START_UP = re.compile(r"_GLOBAL__|set_fast_math|static_initialization|frame_dummy|<_init>")
+# What runs at start-up; `_GLOBAL__N_` is only the mangling of an unnamed namespace.
+START_UP = re.compile(
+    r"<_GLOBAL__(sub_)?[ID]_|set_fast_math|static_initialization|frame_dummy|<_init>"
+)
 
 
 def weak_symbols(object_file: Path) -> list[str]:

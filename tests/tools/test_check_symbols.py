@@ -25,6 +25,10 @@ WEAK = (
 FLUSHES = (
     "__attribute__((constructor)) static void set_fast_math() { __builtin_ia32_ldmxcsr(0x9fc0); }"
 )
+RESTORES = (
+    "namespace { __attribute__((noinline)) void calm() { __builtin_ia32_ldmxcsr(0x1f80); } }\n"
+    "void run() { calm(); }"
+)
 
 
 def check(build: Path, kernel: str, module: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +53,12 @@ def test_a_weak_symbol_is_named(tmp_path: Path) -> None:
     finished = check(tmp_path, WEAK, CLEAN)
     assert finished.returncode == 1
     assert "kernels_avx2.cpp.o: exports the weak symbol int twice<int>(int)" in finished.stderr
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="mxcsr is a register of x86")
+def test_a_call_may_set_its_own_environment(tmp_path: Path) -> None:
+    finished = check(tmp_path, CLEAN, RESTORES)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="mxcsr is a register of x86")
