@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import reference
 from benchmarks.contest import Contestant, alternate, rates
+from benchmarks.linear import layer_gmacs
 from benchmarks.peers.process import alternate_processes
 from benchmarks.report import QUIET
 
@@ -131,10 +132,16 @@ def roofline(files: Files, settings: Settings) -> dict[str, Any]:
 
     Decode: bytes of all matrices per token over the probed read bandwidth at that footprint.
     Prefill: multiply-adds of the matrices over the probed int8 dot-product peak. Both over the
-    whole time, attention and everything else included.
+    whole time, attention and everything else included. Linear: the matrices of one layer alone.
     """
     work = reference.linear_work(files.gguf)
-    rounds: dict[str, list[float]] = {"decode": [], "prefill": [], "read": [], "int8": []}
+    rounds: dict[str, list[float]] = {
+        "decode": [],
+        "prefill": [],
+        "linear": [],
+        "read": [],
+        "int8": [],
+    }
     with Contestant("capax", str(files.gguf), settings.threads, CONTEXT) as contestant:
         for _ in range(settings.rounds):
             taken = contestant.ask(do="decode", n_tokens=DECODE_TOKENS, depth=0)["seconds"]
@@ -142,6 +149,7 @@ def roofline(files: Files, settings: Settings) -> dict[str, Any]:
             taken = contestant.ask(do="prefill", n_tokens=PREFILL_TOKENS)["seconds"]
             macs = work.layer_macs * PREFILL_TOKENS + work.head_macs
             rounds["prefill"].append(macs / taken / 1e9)
+            rounds["linear"].append(layer_gmacs(files.gguf, settings.threads, PREFILL_TOKENS))
             probed = contestant.ask(do="probe", nbytes=work.nbytes)
             rounds["read"].append(probed["read_gbps"])
             rounds["int8"].append(probed["int8_gmacs"])
@@ -155,8 +163,14 @@ def roofline(files: Files, settings: Settings) -> dict[str, Any]:
             "probed": medians["read"],
             "share": medians["decode"] / medians["read"],
         },
+        "linear": {
+            "what": "linear layers' multiply-adds over probed int8 dot-product peak",
+            "achieved": medians["linear"],
+            "probed": medians["int8"],
+            "share": medians["linear"] / medians["int8"],
+        },
         "prefill": {
-            "what": "prefill multiply-adds over probed int8 dot-product peak",
+            "what": "whole prefill: multiply-adds over probed int8 dot-product peak",
             "achieved": medians["prefill"],
             "probed": medians["int8"],
             "share": medians["prefill"] / medians["int8"],
