@@ -150,20 +150,22 @@ class PagedKVCache:
     def truncate(self, n_tokens: int) -> None:
         if not 0 <= n_tokens <= self._n_tokens:
             raise ValueError(f"cannot truncate {self._n_tokens} tokens to {n_tokens}")
-        keep = pages_for(n_tokens)
-        for page in self._table[keep : self._n_pages]:
-            self._pool.native.release(int(page))
-        self._n_pages = keep
+        # Off the table first: an interrupt may then lose a page, but never gives one back twice.
+        forgotten = self._table[pages_for(n_tokens) : self._n_pages]
+        self._n_pages = pages_for(n_tokens)
         self._n_tokens = n_tokens
+        for page in forgotten:
+            self._pool.native.release(int(page))
 
     def fork(self) -> Self:
         twin = type(self)(self._pool)
         # Pages reserved for tokens to come stay its own: both would write to them.
-        twin._n_pages = pages_for(self._n_tokens)
-        twin._n_tokens = self._n_tokens
+        shared = pages_for(self._n_tokens)
         twin._table = self._table.copy()
-        for page in twin.page_table:
+        for page in twin._table[:shared]:
             self._pool.native.retain(int(page))
+        twin._n_pages = shared  # only now that the pages are its own too: see `truncate`
+        twin._n_tokens = self._n_tokens
         return twin
 
     def export(self) -> bytes:
