@@ -52,7 +52,7 @@ from capax.planning.sizes import parse_size
 from capax.settings import apply_isa
 
 DEFAULT_PREFILL_CHUNK = 256
-MAX_LOGIT_ROWS = 32
+MAX_LOGIT_ROWS = 16
 COUNT = Limits(1, INT32_MAX, is_integer=True, may_be_none=True)
 
 Prompt = str | Sequence[int]

@@ -77,17 +77,16 @@ U32, U64 = STRUCTS[ValueType.UINT32], STRUCTS[ValueType.UINT64]
 class GGUFArray(Sequence[Scalar]):
     """An array of the header, kept as its bytes until somebody wants the items.
 
-    `len` is free. The first access to an item decodes the whole array once and keeps it.
+    `len` is free. Each other access decodes the whole array: keep what `to_list` returns.
     """
 
-    __slots__ = ("_count", "_items", "_raw", "item_type")
+    __slots__ = ("_count", "_raw", "item_type")
 
     def __init__(self, item_type: ValueType, count: int, raw: bytes) -> None:
         """Wrap `count` items; `raw` was checked to hold exactly these."""
         self.item_type = item_type
         self._count = count
         self._raw = raw
-        self._items: list[Scalar] | None = None
 
     def raw(self) -> bytes:
         """Return the encoded items as they stand in the file."""
@@ -98,15 +97,13 @@ class GGUFArray(Sequence[Scalar]):
         return np.frombuffer(self._raw, np.dtype(_NUMPY_TYPES[self.item_type]), self._count)
 
     def to_list(self) -> list[Scalar]:
-        """Return the items as Python values; the list belongs to this array."""
-        if self._items is None:
-            if self.item_type is ValueType.STRING:
-                self._items = list[Scalar](_native.decode_strings(self._raw, self._count))
-            elif self.item_type is ValueType.BOOL:
-                self._items = [bool(x) for x in self.to_numpy().tolist()]
-            else:
-                self._items = self.to_numpy().tolist()
-        return self._items
+        """Return the items as Python values, decoded anew: a vocabulary is 3 MB of strings."""
+        if self.item_type is ValueType.STRING:
+            return list[Scalar](_native.decode_strings(self._raw, self._count))
+        if self.item_type is ValueType.BOOL:
+            return [bool(x) for x in self.to_numpy().tolist()]
+        values: list[Scalar] = self.to_numpy().tolist()
+        return values
 
     def to_bytes_list(self) -> list[bytes]:
         """Return the items of a string array undecoded."""
