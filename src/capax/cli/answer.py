@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capax.errors import CapaxError
+
 if TYPE_CHECKING:
     from capax import LLM
     from capax.engine.outputs import RequestOutput, StreamPiece
@@ -22,7 +24,7 @@ def print_pieces(
     """Hand each piece of text to `on_text`; return the whole output when it is complete.
 
     Ctrl-C ends the answer: the pieces are closed, which cancels the request, and
-    KeyboardInterrupt goes on to the caller.
+    KeyboardInterrupt goes on to the caller. Raises CapaxError if the model's numbers were none.
     """
     output = None
     try:
@@ -34,6 +36,12 @@ def print_pieces(
         close = getattr(pieces, "close", None)
         if close is not None:
             close()
+    if output is not None and any(c.finish_reason == "error" for c in output.outputs):
+        n = output.usage.completion_tokens
+        raise CapaxError(
+            f"the model's logits are not finite after {n} tokens of the answer: the file may be "
+            "damaged, get it again"
+        )
     return output
 
 
