@@ -31,7 +31,7 @@ def layer_gmacs(gguf: Path, threads: int, n_tokens: int) -> float:
     def linear(source: int, up: int, *maps: tuple[str, int]) -> None:
         operation = program.linear(source, None, 0.0, up, False)
         for name, target in maps:
-            program.linear_output(operation, w[name], None, target, 0)
+            program.linear_output(operation, w[name], None, target)
 
     q, k, v, gate, up = (
         program.buffer(w[name].n_out, False)

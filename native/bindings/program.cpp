@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "bindings/bindings.h"
@@ -28,6 +29,10 @@ using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+// Keep products of extents far below 2^63; no model comes near.
+constexpr int64_t kMaxLayer = 65535;
+constexpr int32_t kMaxHeads = 65536;
+
 std::vector<float> to_vector(const std::optional<Vector<float>>& array) {
   if (!array) return {};
   return {array->data(), array->data() + array->shape(0)};
@@ -38,8 +43,12 @@ struct RecordedProgram {
   explicit RecordedProgram(int n_threads) : program(n_threads) {}
   Program program;
   std::vector<LinearOperation*> linear;  // by operation index; nullptr for other kinds
-  int64_t vocab_size = 0;
-  int64_t n_positions = INT64_MAX;
+  std::vector<std::pair<int64_t, KVLayout>> layers;  // of attention; the type comes with the step
+  int64_t vocab_size = 0;                            // rows of the smallest embedding table
+  int64_t n_positions = INT64_MAX;                   // rows of the shortest rotary table
+  int64_t head_begin = 0;      // behind the last operation that reads the step's tokens
+  int64_t sample_index = -1;   // of the operation that samples
+  int64_t n_logits = 0;        // that it samples from
   int64_t last_n_tokens = 0;
 
   int add(std::unique_ptr<Operation> operation, LinearOperation* as_linear) {
@@ -49,6 +58,11 @@ struct RecordedProgram {
   void check_buffer(int buffer, int64_t width) const {
     if (buffer < 0 || buffer >= program.n_buffers()) throw nb::value_error("no such buffer");
     if (program.width(buffer) != width) throw nb::value_error("the buffer has another width");
+  }
+  // A buffer of this width with a row for each token.
+  void check_token_buffer(int buffer, int64_t width) const {
+    check_buffer(buffer, width);
+    if (program.gathered(buffer)) throw nb::value_error("the buffer is gathered: it has no row for each token");
   }
   void check_same_rows(int a, int b) const {
     if (a < 0 || b < 0 || std::max(a, b) >= program.n_buffers()) throw nb::value_error("no such buffer");
@@ -80,12 +94,16 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
     step.pages = pool->base();
     step.page_stride = pool->page_stride();
     step.kv_type = layout->type;
-    if (pool->page_nbytes() % layer_page_nbytes(*layout) != 0) throw nb::value_error("pool and layout differ");
+    for (auto [layer, pages] : self.layers) {
+      pages.type = step.kv_type;
+      if ((layer + 1) * layer_page_nbytes(pages) > pool->page_nbytes())
+        throw nb::value_error("the pool's pages have no room for every layer");
+    }
   }
   int64_t next = 0;
   for (size_t i = 0; i < bounds.shape(0); ++i) {
     const int32_t* row = bounds.data() + 3 * i;
-    const int64_t n = row[1] - row[0];
+    const int64_t n = int64_t{row[1]} - row[0];
     if (row[0] != next || n <= 0 || row[1] > step.n_tokens || row[2] < 0 || row[2] + n > self.n_positions)
       throw nb::value_error("sequence bounds");
     next = row[1];
@@ -103,8 +121,10 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
   std::vector<SampleResult> results;
   if (!samplers.empty()) {
     if (static_cast<int64_t>(samplers.size()) != step.n_logit_rows) throw nb::value_error("one sampler for each logit row");
+    if (self.sample_index < begin || self.sample_index >= end) throw nb::value_error("nothing samples in these operations");
     for (const Sampler* sampler : samplers) {
-      check_sampler(*sampler, self.vocab_size);
+      if (!sampler) throw nb::value_error("a sampler is None");
+      check_sampler(*sampler, self.n_logits);
       results.push_back(empty_result(*sampler));
     }
     step.samplers = samplers.data();
@@ -125,6 +145,7 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
 
 void run_head(RecordedProgram& self, int64_t begin, Vector<int32_t> logit_rows) {
   const int64_t end = checked_range(self, begin, self.program.n_operations());
+  if (begin < self.head_begin) throw nb::value_error("the head does not read tokens");
   Step step;
   step.n_tokens = self.last_n_tokens;
   step.logit_rows = logit_rows.data();
@@ -147,27 +168,26 @@ int add_linear(RecordedProgram& self, int input, const std::optional<Vector<floa
 }
 
 void add_linear_output(RecordedProgram& self, int operation, const Weight& weight,
-                       const std::optional<Vector<float>>& bias, int buffer, int64_t column) {
+                       const std::optional<Vector<float>>& bias, int buffer) {
   if (operation < 0 || operation >= static_cast<int>(self.linear.size()) || !self.linear[operation])
     throw nb::value_error("no such linear operation");
-  if (buffer < 0 || buffer >= self.program.n_buffers() || column < 0 ||
-      column + weight.n_out() > self.program.width(buffer))
-    throw nb::value_error("the output does not fit its buffer");
+  if (self.program.max_tokens() > 0) throw nb::value_error("outputs come before reserve");
+  self.check_buffer(buffer, weight.n_out());
   self.check_same_rows(buffer, self.linear[operation]->input());
-  self.linear[operation]->add_output({&weight, to_vector(bias), buffer, column});
+  self.linear[operation]->add_output({&weight, to_vector(bias), buffer});
 }
 
 int add_attention(RecordedProgram& self, int64_t layer, int q, int k, int v, int out, int32_t n_heads,
                   int32_t n_kv_heads, int32_t head_dim, Matrix<float> cos, Matrix<float> sin, bool interleaved,
                   const std::optional<Vector<float>>& q_norm, const std::optional<Vector<float>>& k_norm, float norm_eps,
                   float scale, int32_t window, bool causal) {
-  if (layer < 0 || n_kv_heads <= 0 || n_heads <= 0 || n_heads % n_kv_heads || head_dim <= 0 || head_dim % 2 ||
-      head_dim > kMaxHeadDim || window < 0)
+  if (layer < 0 || layer > kMaxLayer || n_kv_heads <= 0 || n_heads <= 0 || n_heads > kMaxHeads ||
+      n_heads % n_kv_heads || head_dim <= 0 || head_dim % 2 || head_dim > kMaxHeadDim || window < 0)
     throw nb::value_error("attention geometry");
-  self.check_buffer(q, n_heads * head_dim);
-  self.check_buffer(out, n_heads * head_dim);
-  self.check_buffer(k, n_kv_heads * head_dim);
-  self.check_buffer(v, n_kv_heads * head_dim);
+  for (const int buffer : {q, out}) self.check_token_buffer(buffer, n_heads * head_dim);
+  for (const int buffer : {k, v}) self.check_token_buffer(buffer, n_kv_heads * head_dim);
+  if (q == k || q == v || k == v || out == q || out == k || out == v)
+    throw nb::value_error("q, k, v and the output need a buffer each");
   for (const Matrix<float>* table : {&cos, &sin})
     if (static_cast<int32_t>(table->shape(1)) != head_dim / 2 || table->shape(0) != cos.shape(0))
       throw nb::value_error("rotary tables are [n_positions, head_dim / 2]");
@@ -177,8 +197,10 @@ int add_attention(RecordedProgram& self, int64_t layer, int q, int k, int v, int
       to_vector(q_norm), to_vector(k_norm), norm_eps, scale, window, causal};
   for (const std::vector<float>* gain : {&options.q_norm, &options.k_norm})
     if (!gain->empty() && static_cast<int32_t>(gain->size()) != head_dim) throw nb::value_error("QK norm gain");
-  self.n_positions = std::min(self.n_positions, options.n_positions);
-  return self.add(std::make_unique<AttentionOperation>(self.program, std::move(options)), nullptr);
+  const int operation = self.add(std::make_unique<AttentionOperation>(self.program, std::move(options)), nullptr);
+  self.layers.push_back({layer, {KVType::f32, n_kv_heads, head_dim, head_dim}});
+  self.n_positions = std::min(self.n_positions, static_cast<int64_t>(cos.shape(0)));
+  return operation;
 }
 
 }  // namespace
@@ -229,13 +251,15 @@ void bind_program(nb::module_& m) {
       .def(
           "embed",
           [](RecordedProgram& self, const Weight& table, int out) {
-            self.check_buffer(out, table.n_in());
-            self.vocab_size = table.n_out();
-            return self.add(std::make_unique<EmbedOperation>(self.program, &table, out), nullptr);
+            self.check_token_buffer(out, table.n_in());
+            const int operation = self.add(std::make_unique<EmbedOperation>(self.program, &table, out), nullptr);
+            self.head_begin = operation + 1;
+            self.vocab_size = self.vocab_size ? std::min(self.vocab_size, table.n_out()) : table.n_out();
+            return operation;
           },
           "table"_a, "out"_a, nb::keep_alive<1, 2>())
       .def("linear", &add_linear, "x"_a, "norm"_a.none(), "eps"_a, "up"_a, "accumulate"_a)
-      .def("linear_output", &add_linear_output, "operation"_a, "weight"_a, "bias"_a.none(), "buffer"_a, "column"_a,
+      .def("linear_output", &add_linear_output, "operation"_a, "weight"_a, "bias"_a.none(), "buffer"_a,
            nb::keep_alive<1, 3>())
       .def("attention", &add_attention, "layer"_a, "q"_a, "k"_a, "v"_a, "out"_a, "n_heads"_a, "n_kv_heads"_a,
            "head_dim"_a, "cos"_a.noconvert(), "sin"_a.noconvert(), "interleaved"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_eps"_a,
@@ -255,16 +279,20 @@ void bind_program(nb::module_& m) {
           [](RecordedProgram& self, int logits) {
             if (logits < 0 || logits >= self.program.n_buffers() || !self.program.gathered(logits))
               throw nb::value_error("no such buffer of logits");
-            return self.add(std::make_unique<SampleOperation>(self.program, logits), nullptr);
+            if (self.sample_index >= 0) throw nb::value_error("a program samples once");
+            const int operation = self.add(std::make_unique<SampleOperation>(self.program, logits), nullptr);
+            self.sample_index = operation;
+            self.n_logits = self.program.width(logits);
+            return operation;
           },
           "logits"_a)
       .def(
           "reserve",
           [](RecordedProgram& self, int64_t n_tokens, int64_t n_logit_rows) {
-            if (n_tokens <= 0 || n_logit_rows <= 0) throw nb::value_error("a step has at least one row");
             self.program.reserve(n_tokens, n_logit_rows);
           },
-          "n_tokens"_a, "n_logit_rows"_a)
+          "n_tokens"_a, "n_logit_rows"_a,
+          "Make room for so many rows in a step; once, when everything is recorded and before anything runs.")
       .def("run", &run, "begin"_a, "end"_a, "tokens"_a, "bounds"_a, "page_tables"_a, "pool"_a.none(),
            "layout"_a.none(), "logit_rows"_a, "samplers"_a,
            "Run operations [begin, end) over a step; bounds: int32 [n_sequences, 3] of first row, end row, position. "

@@ -161,7 +161,7 @@ void bind_weights(nb::module_& m) {
                                           std::to_string(w.n_out()) + "]");
             run_matmul(w, x, g_begin, g_end, y.data(), accumulate);
           },
-          nb::arg("x"), nb::arg("y"), nb::arg("g_begin"), nb::arg("g_end"), nb::arg("accumulate") = false,
+          nb::arg("x"), nb::arg("y").noconvert(), nb::arg("g_begin"), nb::arg("g_end"), nb::arg("accumulate") = false,
           "Write (or add) columns 16*g_begin to 16*g_end of `matmul(x)` into y: [T, n_out] float32.")
       .def("rows", [](const Weight& w, nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> indices) {
              return rows_of(w, widened<int64_t>(indices));

@@ -17,6 +17,7 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 PagePool::PagePool(int64_t page_nbytes, int64_t capacity) : page_nbytes_(page_nbytes), capacity_(capacity) {
   if (page_nbytes <= 0 || capacity <= 0 || capacity > INT32_MAX) throw std::invalid_argument("page pool extent");
   const int64_t unit = sysconf(_SC_PAGESIZE);
+  if (page_nbytes > INT64_MAX - unit) throw std::bad_alloc();
   stride_ = (page_nbytes + unit - 1) / unit * unit;
   if (stride_ > (INT64_MAX - kHugePage) / capacity) throw std::bad_alloc();
   mapping_nbytes_ = static_cast<size_t>(stride_ * capacity + kHugePage);

@@ -30,8 +30,8 @@ std::string at_offset(const std::string& path, int64_t offset) {
   return "'" + path + "' at byte " + std::to_string(offset);
 }
 
-// n_out, n_in and the bytes of the file form must agree; checked before anything is allocated.
-void check_sizes(Encoding encoding, int64_t n_out, int64_t n_in, int64_t nbytes) {
+// The bytes of the file form; n_out and n_in are checked before anything is computed from them.
+int64_t checked_nbytes(Encoding encoding, int64_t n_out, int64_t n_in) {
   const EncodingInfo& info = encoding_info(encoding);
   const std::string what = std::string(info.name) + " matrix [" + std::to_string(n_out) + ", " +
                            std::to_string(n_in) + "]";
@@ -41,9 +41,16 @@ void check_sizes(Encoding encoding, int64_t n_out, int64_t n_in, int64_t nbytes)
   if (n_in % info.block_size != 0)
     throw std::invalid_argument(what + " needs inputs in multiples of " + std::to_string(info.block_size));
   const int64_t row = row_nbytes(encoding, n_in);
-  if (row > (int64_t{1} << 62) / n_out || nbytes != n_out * row)
-    throw std::invalid_argument(what + " takes " + std::to_string(row) + " bytes per row, but " +
-                                std::to_string(nbytes) + " bytes were given for all rows");
+  if (row > (int64_t{1} << 62) / n_out) throw std::invalid_argument(what + " takes more than 2^62 bytes");
+  return n_out * row;
+}
+
+void check_sizes(Encoding encoding, int64_t n_out, int64_t n_in, int64_t nbytes) {
+  const int64_t needed = checked_nbytes(encoding, n_out, n_in);
+  if (nbytes != needed)
+    throw std::invalid_argument(std::string(encoding_info(encoding).name) + " matrix [" + std::to_string(n_out) + ", " +
+                                std::to_string(n_in) + "] takes " + std::to_string(needed / n_out) +
+                                " bytes per row, but " + std::to_string(nbytes) + " bytes were given for all rows");
 }
 
 }  // namespace
@@ -154,7 +161,7 @@ std::shared_ptr<Weight> Weight::from_bytes(const uint8_t* bytes, int64_t nbytes,
 }
 
 int64_t Weight::packed_nbytes(Encoding encoding, int64_t n_out, int64_t n_in) {
-  check_sizes(encoding, n_out, n_in, n_out > 0 && n_in > 0 ? n_out * row_nbytes(encoding, n_in) : 0);
+  checked_nbytes(encoding, n_out, n_in);
   return capax::packed_nbytes(encoding, n_out, n_in);
 }
 

@@ -48,7 +48,7 @@ class Team {
   std::mutex running_;  // one body at a time
   int64_t owner_pid_ = 0;
   const std::function<void(int)>* body_ = nullptr;
-  alignas(64) std::atomic<uint32_t> epoch_{0};    // odd or even: advances once per body
+  alignas(64) std::atomic<uint32_t> epoch_{0};    // advances once per body
   alignas(64) std::atomic<int> unfinished_{0};    // workers still inside the body
   alignas(64) std::atomic<int> arrived_{0};       // ranks waiting at the barrier
   alignas(64) std::atomic<uint32_t> phase_{0};    // advances when a barrier opens

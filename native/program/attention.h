@@ -51,9 +51,7 @@ class AttentionOperation : public Operation {
   std::vector<Tile> tiles_;           // phase 2
   std::vector<int64_t> first_item_;   // of each tile, then the total
   bool has_split_ = false;
-  int64_t rank_floats_ = 0;
-  // Operation scratch: [per rank: kernel scratch | partials]
-  int64_t partial_floats_ = 0;
+  int64_t rank_floats_ = 0;  // operation scratch: [per rank: kernel scratch | partials]
 
   int32_t n_group() const { return o_.n_heads / o_.n_kv_heads; }
 };

@@ -30,6 +30,9 @@ void LinearOperation::add_output(Output output) {
   if (output.weight->n_in() != n_in_) throw std::invalid_argument("weight and input differ in width");
   if (!output.bias.empty() && static_cast<int64_t>(output.bias.size()) != output.weight->n_out())
     throw std::invalid_argument("bias and weight differ in length");
+  bool is_used = output.buffer == input_ || output.buffer == up_;
+  for (const Output& other : outputs_) is_used = is_used || other.buffer == output.buffer;
+  if (is_used) throw std::invalid_argument("an output needs a buffer that nothing else in the operation uses");
   (output.weight->is_integer() ? needs_integer_ : needs_float_) = true;
   n_groups_ += output.weight->n_groups();
   weight_scratch_nbytes_ = std::max(weight_scratch_nbytes_, align64(output.weight->scratch_nbytes()));
@@ -119,7 +122,7 @@ void LinearOperation::run(Context& context, int rank) {
       const int64_t groups = output.weight->n_groups();
       if (begin < groups && end > 0) {
         const int64_t first = std::max<int64_t>(begin, 0), last = std::min(end, groups);
-        float* y = program_.rows(output.buffer) + output.column;
+        float* y = program_.rows(output.buffer);
         const int64_t ldy = program_.width(output.buffer);
         try {
           output.weight->matmul_groups(first, last, prepared.q8, prepared.rows, n_in_, n,

@@ -1,7 +1,7 @@
 // Linear maps of one input, with what precedes and follows them fused in.
 //
 //   h = input row | rms_norm(input row) | silu(input row) * gate row
-//   for each output: y[:, column...] (+)= W h (+ bias)
+//   for each output: y (+)= W h (+ bias)
 //
 // All outputs of one operation share the input row and its int8 form; their output rows form
 // one range of work in groups of 16 that the threads claim piece by piece.
@@ -18,8 +18,7 @@ class LinearOperation : public Operation {
   struct Output {
     const Weight* weight;
     std::vector<float> bias;  // [n_out] or empty
-    int buffer;
-    int64_t column;
+    int buffer;  // neither read by this operation nor written by another of its outputs
   };
 
   // norm: gain [n_in] of an RMS norm, or empty. up: buffer multiplied by silu(input), or -1.

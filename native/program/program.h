@@ -60,11 +60,8 @@ class Scratch {
   int64_t nbytes_ = 0;
 };
 
-class Program;
-
 // What an operation sees while it runs.
 struct Context {
-  Program& program;
   const Kernels& kernels;
   Team& team;
   const Step& step;
@@ -99,10 +96,11 @@ class Program {
   // Run operations [begin, end) over the step. Throws WeightReadError if a weight could not
   // be read, TeamStartError if threads could not be started.
   void run(const Step& step, int64_t begin, int64_t end);
-  // Make room for so many tokens and logit rows in a step; contents are lost when it grows.
+  // Make room for so many tokens and logit rows in a step. Called once, after all buffers and
+  // operations: views of rows stay valid, and nothing changes while another thread runs.
   void reserve(int64_t n_tokens, int64_t n_logit_rows);
 
-  float* rows(int buffer) { return reinterpret_cast<float*>(buffers_[static_cast<size_t>(buffer)].rows); }
+  float* rows(int buffer) { return reinterpret_cast<float*>(buffers_[static_cast<size_t>(buffer)].memory.reserve(0)); }
   int64_t width(int buffer) const { return buffers_[static_cast<size_t>(buffer)].width; }
   int64_t n_buffers() const { return static_cast<int64_t>(buffers_.size()); }
   bool gathered(int buffer) const { return buffers_[static_cast<size_t>(buffer)].gathered; }
@@ -120,7 +118,6 @@ class Program {
     int64_t width;
     bool gathered;
     Scratch memory;
-    uint8_t* rows = nullptr;
   };
   Team team_;
   std::mutex running_;

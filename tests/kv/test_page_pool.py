@@ -55,8 +55,9 @@ def test_absurd_extents_are_refused(nbytes: int, capacity: int) -> None:
 
 
 def test_an_address_range_that_cannot_be_had_is_a_memory_error() -> None:
-    with pytest.raises(MemoryError):
-        _native.PagePool(2**60, 2**20)
+    for nbytes, capacity in ((2**60, 2**20), (2**63 - 1, 2)):
+        with pytest.raises(MemoryError):
+            _native.PagePool(nbytes, capacity)
 
 
 def test_memory_is_counted_and_given_back() -> None:

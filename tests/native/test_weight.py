@@ -173,6 +173,9 @@ def test_operands_of_wrong_shape_or_type_are_refused() -> None:
         weight.matmul_groups(np.zeros((1, 32), np.float32), np.zeros((1, 15), np.float32), 0, 1)
     with pytest.raises(ValueError, match="groups 0 to 2"):
         weight.matmul_groups(np.zeros((1, 32), np.float32), np.zeros((1, 16), np.float32), 0, 2)
+    for copied in (np.zeros((1, 16)), np.zeros((1, 32), np.float32)[:, ::2]):  # its result lost
+        with pytest.raises(TypeError):
+            weight.matmul_groups(np.zeros((1, 32), np.float32), copied, 0, 1)
 
 
 def test_no_tokens_and_no_rows_give_empty_results() -> None:

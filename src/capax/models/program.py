@@ -91,7 +91,7 @@ class ProgramBuilder:
         eps = norm.eps if norm else 0.0
         operation = self.native.linear(x, gain, eps, -1 if up is None else up, add)
         for weight, bias, out in outputs:
-            self.native.linear_output(operation, weight, bias, out, 0)
+            self.native.linear_output(operation, weight, bias, out)
 
     def attention(
         self,
