@@ -270,7 +270,8 @@ def test_there_is_one_constructor_of_environments() -> None:
         (str(path.relative_to(SOURCE)), match.group())
         for path in SOURCE.rglob("*.py")
         for match in re.finditer(
-            r"\b(?!DefaultFloat)\w*Environment\(|\bjinja2\.Template\(|(?<!\w)Template\(", path.read_text()
+            r"\b(?!DefaultFloat)\w*Environment\(|\bjinja2\.Template\(|(?<!\w)Template\(",
+            path.read_text(),
         )
     ]
     assert calls == [("capax/files/template_engine.py", "ImmutableSandboxedEnvironment(")]
