@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
+from capax import _native
 from capax.errors import ConfigError, FileFormatError
 from capax.files.tokenizer import Tokenizer, byte_of_char
 
@@ -122,6 +124,33 @@ def test_any_text_survives_the_round_trip(pre: str, data: bytes) -> None:
 
         text = unicodedata.normalize("NFC", text)
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_splitting_merges_wakes_no_collector_and_leaves_it_as_it_was(enabled: bool) -> None:
+    collections: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            collections.append(info["generation"])
+
+    texts = [f"left{i} right{i}" for i in range(20_000)]
+    was_enabled = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    gc.callbacks.append(note)
+    try:
+        pairs = _native.split_pairs(texts)
+        during = list(collections)
+        assert gc.isenabled() is enabled
+        with pytest.raises(ValueError, match="entry 1 is not two pieces"):
+            _native.split_pairs(["a b", "ab"])
+        assert gc.isenabled() is enabled
+    finally:
+        gc.callbacks.remove(note)
+        (gc.enable if was_enabled else gc.disable)()
+    assert pairs[7] == ("left7", "right7")
+    assert not any(map(gc.is_tracked, pairs))
+    assert len(during) <= 1  # the one that was due behind the call
 
 
 def test_byte_alphabet_is_a_bijection() -> None:
