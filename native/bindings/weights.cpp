@@ -3,14 +3,20 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "bindings/bindings.h"
 #include "kernels.h"
 #include "matmul/weight.h"
+#include "parallel/team.h"
 #include "quants/quants.h"
 
 namespace nb = nanobind;
@@ -105,6 +111,40 @@ int64_t encoded_nbytes(const EncodingInfo& info, int64_t n_elements) {
   return n_elements / info.block_size * info.block_nbytes;
 }
 
+// One call for all weights of a model: a thread that came back to Python after each of them would
+// wait for the interpreter's lock, which whoever builds the tokenizer meanwhile holds for milliseconds.
+void pack_weights(const std::vector<std::shared_ptr<Weight>>& weights, int n_threads) {
+  constexpr int64_t kPieceNbytes = 512 * 1024;
+  struct Piece {
+    Weight* weight;
+    int64_t begin, end;
+  };
+  std::vector<Piece> pieces;
+  for (const auto& weight : weights) {
+    const int64_t n = weight->n_groups();
+    const int64_t step = std::max<int64_t>(1, n * kPieceNbytes / std::max<int64_t>(1, weight->file_nbytes()));
+    if (weight->residency() == Residency::Packed)
+      for (int64_t begin = 0; begin < n; begin += step) pieces.push_back({weight.get(), begin, std::min(n, begin + step)});
+  }
+  NativeSection native;
+  std::atomic<size_t> next{0};
+  std::mutex error_mutex;
+  std::exception_ptr error;
+  Team team(n_threads);
+  team.run([&](int) {
+    for (size_t i; (i = next.fetch_add(1)) < pieces.size();) {
+      try {
+        pieces[i].weight->pack_range(pieces[i].begin, pieces[i].end);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(error_mutex);
+        if (!error) error = std::current_exception();
+        next.store(pieces.size());
+      }
+    }
+  });
+  if (error) std::rethrow_exception(error);
+}
+
 }  // namespace
 
 void bind_weights(nb::module_& m) {
@@ -120,18 +160,18 @@ void bind_weights(nb::module_& m) {
       .def_static(
           "from_file",
           [](const std::string& path, int64_t offset, int64_t nbytes, const std::string& encoding, int64_t n_out,
-             int64_t n_in, const std::string& residency, std::shared_ptr<WeightArena> arena) {
+             int64_t n_in, const std::string& residency, std::shared_ptr<WeightArena> arena, bool pack) {
             NativeSection native;
             auto weight = Weight::open(path, offset, nbytes, encoding_info(encoding).encoding, n_out, n_in,
                                        residency_named(residency), std::move(arena));
-            weight->pack_range(0, weight->n_groups());
+            if (pack) weight->pack_range(0, weight->n_groups());
             return weight;
           },
           nb::arg("path"), nb::arg("offset"), nb::arg("nbytes"), nb::arg("encoding"), nb::arg("n_out"),
-          nb::arg("n_in"), nb::arg("residency") = "packed", nb::arg("arena") = nb::none(),
+          nb::arg("n_in"), nb::arg("residency") = "packed", nb::arg("arena") = nb::none(), nb::arg("pack") = true,
           "Read bytes [offset, offset + nbytes) of a file. residency: 'packed' (in memory, in the kernels' layout)\n"
           "or 'streamed' (read at every use). Sizes that disagree raise ValueError, an unreadable or short file\n"
-          "WeightReadError (an OSError).")
+          "WeightReadError (an OSError). pack=False leaves the reading and packing to `pack_weights`.")
       .def_static(
           "from_bytes",
           [](nb::handle data, const std::string& encoding, int64_t n_out, int64_t n_in,
@@ -196,6 +236,9 @@ void bind_weights(nb::module_& m) {
       .def_prop_ro("file_nbytes", &Weight::file_nbytes, "Bytes of the file form, which a streamed call reads.")
       .def_prop_ro("scratch_nbytes", &Weight::scratch_nbytes, "Bytes of scratch a call needs per thread.");
 
+  m.def("pack_weights", &pack_weights, nb::arg("weights"), nb::arg("n_threads"),
+        "Read and pack weights made with pack=False on so many threads, without the interpreter's lock.\n"
+        "WeightReadError if a file is unreadable or short.");
   m.def(
       "dequantize",
       [](const std::string& encoding, nb::handle data, int64_t n_elements) {

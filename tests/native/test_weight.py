@@ -182,3 +182,29 @@ def test_no_tokens_and_no_rows_give_empty_results() -> None:
     weight = _native.Weight.from_bytes(bytes(320), "Q4_1", 16, 32)
     assert weight.matmul(np.zeros((0, 32), dtype=np.float32)).shape == (0, 16)
     assert weight.rows(np.array([], dtype=np.int64)).shape == (0, 32)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_packing_many_weights_at_once_equals_one_by_one(tmp_path: Path, threads: int) -> None:
+    n_out, n_in = 3000, 512  # 1.0 MB: several pieces
+    data = random_matrix("Q4_1", n_out, n_in, np.random.default_rng(0))
+    where = (str(file_with(tmp_path, data, 3)), 3, len(data), "Q4_1", n_out, n_in)
+    arena = _native.WeightArena(2 * _native.Weight.packed_nbytes("Q4_1", n_out, n_in))
+    weights = [
+        _native.Weight.from_file(*where, residency, arena if residency == "packed" else None, False)
+        for residency in ("packed", "streamed", "packed")
+    ]
+    _native.pack_weights(weights, threads)
+    want = _native.Weight.from_file(*where).dequantize().tobytes()
+    assert all(weight.dequantize().tobytes() == want for weight in weights)
+
+
+def test_packing_a_file_that_shrank_is_an_error(tmp_path: Path) -> None:
+    data = random_matrix("Q4_1", 3000, 512, np.random.default_rng(0))
+    path = file_with(tmp_path, data, 3)
+    weight = _native.Weight.from_file(
+        str(path), 3, len(data), "Q4_1", 3000, 512, "packed", None, False
+    )
+    os.truncate(path, len(data) // 2)
+    with pytest.raises(_native.WeightReadError, match=r"weights\.bin"):
+        _native.pack_weights([weight], 2)

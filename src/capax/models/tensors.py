@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from capax.errors import FileFormatError
 from capax.files.model_file import ModelFile
 from capax.files.tensors import TensorReader, read_float32
-from capax.weights import NativeWeight, Residency, WeightArena, load_weight, packed_nbytes
+from capax.weights import NativeWeight, Residency, load_weights
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,17 +26,8 @@ class ModelTensors:
         self, model: ModelFile, residency: Mapping[str, Residency] | None = None, n_threads: int = 1
     ) -> None:
         self.output_name = "token_embd.weight" if model.config.tied_embeddings else "output.weight"
-        residency = residency or {}
         matrices = [t for t in model.tensors.values() if len(t.shape) == 2]
-        # The largest first, so that the threads finish together.
-        matrices.sort(key=lambda t: -t.nbytes)
-        packed = [t for t in matrices if residency.get(t.name, "packed") == "packed"]
-        arena = WeightArena(sum(packed_nbytes(t) for t in packed)) if packed else None
-        with ThreadPoolExecutor(max(1, n_threads)) as threads:
-            weights = threads.map(
-                lambda t: load_weight(t, residency.get(t.name, "packed"), arena), matrices
-            )
-            self._matrices = {t.name: w for t, w in zip(matrices, weights, strict=True)}
+        self._matrices = load_weights(matrices, residency or {}, max(1, n_threads))
         with TensorReader() as reader:
             self._vectors = {
                 t.name: read_float32(reader, t) for t in model.tensors.values() if len(t.shape) == 1

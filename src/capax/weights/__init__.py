@@ -7,6 +7,7 @@ from capax.weights.matrix import (
     Weight,
     WeightArena,
     load_weight,
+    load_weights,
     packed_nbytes,
 )
 
@@ -17,6 +18,7 @@ __all__ = [
     "WeightArena",
     "dequantize",
     "load_weight",
+    "load_weights",
     "packed_nbytes",
     "quantize",
 ]

@@ -6,12 +6,13 @@ interleaved for the kernels) or `streamed` (read from the file at every use). Bo
 same bits, and so do one token alone and the same token in a batch.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from capax._native import Weight as NativeWeight
-from capax._native import WeightArena, WeightReadError
+from capax._native import WeightArena, WeightReadError, pack_weights
 from capax.errors import FileFormatError
 from capax.files.tensors import TensorInfo
 from capax.methods import Method, register
@@ -22,6 +23,7 @@ __all__ = [
     "Weight",
     "WeightArena",
     "load_weight",
+    "load_weights",
     "packed_nbytes",
 ]
 
@@ -35,12 +37,36 @@ def packed_nbytes(tensor: TensorInfo) -> int:
     return -(-nbytes // 64) * 64
 
 
+def load_weights(
+    tensors: Sequence[TensorInfo], residency: Mapping[str, Residency], n_threads: int
+) -> dict[str, NativeWeight]:
+    """Make weights of matrices in files, packed into one arena unless `residency` says otherwise.
+
+    Reading and packing leave the interpreter's lock alone. Raises FileFormatError as `load_weight`.
+    """
+    packed = [t for t in tensors if residency.get(t.name, "packed") == "packed"]
+    arena = WeightArena(sum(packed_nbytes(t) for t in packed)) if packed else None
+    weights = {
+        t.name: load_weight(t, residency.get(t.name, "packed"), arena, pack=False) for t in tensors
+    }
+    try:
+        pack_weights(list(weights.values()), n_threads)
+    except WeightReadError as error:
+        raise FileFormatError(str(error)) from error
+    return weights
+
+
 def load_weight(
-    tensor: TensorInfo, residency: Residency = "packed", arena: WeightArena | None = None
+    tensor: TensorInfo,
+    residency: Residency = "packed",
+    arena: WeightArena | None = None,
+    *,
+    pack: bool = True,
 ) -> NativeWeight:
     """Make a weight of a matrix in a file; packed forms are laid into `arena` if there is one.
 
-    Raises FileFormatError if the file no longer holds the bytes its header promised.
+    `pack=False` leaves packing to `load_weights`. Raises FileFormatError if the file no longer
+    holds the bytes its header promised.
     """
     n_out, n_in = tensor.shape
     try:
@@ -53,6 +79,7 @@ def load_weight(
             n_in,
             residency,
             arena if residency == "packed" else None,
+            pack,
         )
     except (WeightReadError, ValueError) as error:
         raise FileFormatError(f"{tensor.path}: tensor {tensor.name!r}: {error}") from error
