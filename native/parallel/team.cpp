@@ -27,7 +27,10 @@ inline void pause() {
 
 }  // namespace
 
-Team::Team(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {}
+Team::Team(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {
+  while ((1 << n_rounds_) < n_threads_) ++n_rounds_;
+  flags_ = std::vector<Flag>(static_cast<size_t>(n_rounds_) * static_cast<size_t>(n_threads_));
+}
 
 Team::~Team() {
   if (threads_.empty()) return;
@@ -51,7 +54,7 @@ void Team::stop() {
 void Team::start() {
   for (std::thread& thread : threads_) thread.detach();  // only ever non-empty after a fork
   threads_.clear();
-  arrived_.store(0);
+  for (Flag& flag : flags_) flag.n_arrivals.store(0);
   unfinished_.store(0);
   owner_pid_ = getpid();
   const uint32_t seen = epoch_.load();
@@ -98,17 +101,17 @@ void Team::work(int rank, uint32_t seen) {
   }
 }
 
-void Team::barrier() {
-  if (n_threads_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_threads_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-    if (spins < kSpinsBeforeYield) pause();
-    else sched_yield();
+void Team::barrier(int rank) {
+  for (int round = 0; round < n_rounds_; ++round) {
+    Flag* flags = flags_.data() + static_cast<ptrdiff_t>(round) * n_threads_;
+    const uint32_t mine = flags[rank].n_arrivals.load(std::memory_order_relaxed) + 1;
+    flags[rank].n_arrivals.store(mine, std::memory_order_release);
+    const Flag& below = flags[(rank + n_threads_ - (1 << round)) % n_threads_];
+    // The other may be a barrier ahead already: counts are compared as they wrap.
+    for (int spins = 0; static_cast<int32_t>(below.n_arrivals.load(std::memory_order_acquire) - mine) < 0; ++spins) {
+      if (spins < kSpinsBeforeYield) pause();
+      else sched_yield();
+    }
   }
 }
 

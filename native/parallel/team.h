@@ -36,7 +36,7 @@ class Team {
   void run(const std::function<void(int)>& body);
 
   // Inside a body: wait until every rank has arrived.
-  void barrier();
+  void barrier(int rank);
 
  private:
   void start();
@@ -50,8 +50,13 @@ class Team {
   const std::function<void(int)>* body_ = nullptr;
   alignas(64) std::atomic<uint32_t> epoch_{0};    // advances once per body
   alignas(64) std::atomic<int> unfinished_{0};    // workers still inside the body
-  alignas(64) std::atomic<int> arrived_{0};       // ranks waiting at the barrier
-  alignas(64) std::atomic<uint32_t> phase_{0};    // advances when a barrier opens
+  // A dissemination barrier: in round r a rank tells the one 2^r above that it is here and waits
+  // for the one 2^r below. No cache line has two writers, and two threads need one exchange.
+  struct alignas(64) Flag {
+    std::atomic<uint32_t> n_arrivals{0};  // written by one rank only
+  };
+  int n_rounds_ = 0;
+  std::vector<Flag> flags_;  // [n_rounds, n_threads]
   std::atomic<bool> stopping_{false};
 };
 

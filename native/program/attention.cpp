@@ -89,19 +89,20 @@ void AttentionOperation::run(Context& context, int rank) {
   if (!step.pages) return;  // a cache outside the program does this layer
   const AttentionKernels& kernels = context.kernels.attention;
   const int64_t n_stores = static_cast<int64_t>(blocks_.size()) * o_.n_kv_heads;
-  for (int64_t item; (item = counter.next.fetch_add(1, std::memory_order_relaxed)) < n_stores;) {
+  const int n_threads = context.team.size();
+  for (int64_t item = rank; item < n_stores; item += n_threads) {  // all take the same time
     const Tile& block = blocks_[static_cast<size_t>(item / o_.n_kv_heads)];
     store(context, step.sequences[static_cast<size_t>(block.sequence)], block.token_begin, block.token_end,
           static_cast<int32_t>(item % o_.n_kv_heads));
   }
-  context.team.barrier();
+  context.team.barrier(rank);
 
   float* memory = reinterpret_cast<float*>(program_.operation_scratch().reserve(0));
   float* scratch = memory + rank * rank_floats_;
-  float* partials = memory + context.team.size() * rank_floats_;
+  float* partials = memory + n_threads * rank_floats_;
   const int64_t n_partial = n_group() * partial_floats(layout_);
   const int64_t n_items = first_item_.back();
-  for (int64_t item; (item = counter2.next.fetch_add(1, std::memory_order_relaxed)) < n_items;) {
+  for (int64_t item = rank; item < n_items; item = n_threads + counter.next.fetch_add(1, std::memory_order_relaxed)) {
     const auto after = std::upper_bound(first_item_.begin(), first_item_.end(), item);
     const int64_t index = after - first_item_.begin() - 1;
     const Tile& tile = tiles_[static_cast<size_t>(index)];
@@ -120,9 +121,9 @@ void AttentionOperation::run(Context& context, int rank) {
   }
   if (!has_split_) return;
 
-  context.team.barrier();
+  context.team.barrier(rank);
   const int64_t n_merges = static_cast<int64_t>(tiles_.size()) * o_.n_kv_heads;
-  for (int64_t item = rank; item < n_merges; item += context.team.size()) {
+  for (int64_t item = rank; item < n_merges; item += n_threads) {
     const Tile& tile = tiles_[static_cast<size_t>(item / o_.n_kv_heads)];
     if (tile.n_spans <= 1) continue;
     const int32_t kv_head = static_cast<int32_t>(item % o_.n_kv_heads);

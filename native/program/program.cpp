@@ -67,13 +67,12 @@ void Program::run(const Step& step, int64_t begin, int64_t end) {
     Operation& operation = *operations_[static_cast<size_t>(i)];
     operation.prepare(step, team_.size());
     operation.counter.next.store(0, std::memory_order_relaxed);
-    operation.counter2.next.store(0, std::memory_order_relaxed);
   }
   Context context{kernels(), team_, step, {}, {}, {}};
   team_.run([&](int rank) {
     for (int64_t i = begin; i < end; ++i) {
       operations_[static_cast<size_t>(i)]->run(context, rank);
-      team_.barrier();
+      team_.barrier(rank);
     }
   });
   if (context.failed.load()) throw WeightReadError(context.message);

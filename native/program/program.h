@@ -81,7 +81,6 @@ class Operation {
   virtual void run(Context&, int rank) = 0;
 
   Counter counter;   // work items already claimed in this step
-  Counter counter2;  // the same for an operation with two phases of items
 };
 
 class Program {
