@@ -127,6 +127,14 @@ def test_a_path_wins_over_a_name(registry: Registry, tmp_path: Path) -> None:
 def test_an_unknown_name_says_what_to_run() -> None:
     with pytest.raises(StoreError, match="run 'capax pull smollm2-135m'"):
         resolve("smollm2-135m")
+    with pytest.raises(StoreError, match="did you mean 'smollm2-135m'"):
+        resolve("smollm2")
+    with pytest.raises(StoreError, match="run 'capax pull hf:owner/repo'"):
+        resolve("owner/repo")
+    with pytest.raises(StoreError, match="'capax list' shows"):
+        resolve("nothing-like-it")
+    with pytest.raises(ConfigError, match="name is empty"):
+        resolve("")
     with pytest.raises(StoreError, match="check the path"):
         resolve("./nowhere.gguf")
     with pytest.raises(StoreError):

@@ -227,6 +227,8 @@ def resolve(name_or_path: str | os.PathLike[str], registry: Registry | None = No
     Raises StoreError with the command that would fetch the model.
     """
     text = os.fspath(name_or_path)
+    if not text:
+        raise ConfigError("the model's name is empty; give a name, a GGUF file or a directory")
     if "\0" in text:
         raise ConfigError(f"{text!r} is not a path or a model name: it has a NUL character")
     with contextlib.suppress(OSError):  # a name too long for a path is no path
@@ -240,8 +242,24 @@ def resolve(name_or_path: str | os.PathLike[str], registry: Registry | None = No
     looks_like_path = text.startswith(("/", "./", "../", "~")) or text.endswith(_MODEL_SUFFIXES)
     if looks_like_path and not is_hub_file:
         raise StoreError(f"no file or directory {text!r}: check the path")
-    command = f"capax pull {'hf:' if '/' in text and not text.startswith('hf:') else ''}{text}"
-    raise StoreError(f"no model {text!r} on this machine: run '{command}'")
+    raise StoreError(f"no model {text!r:.100} on this machine: {_hint(text, registry)}")
+
+
+def _hint(text: str, registry: Registry) -> str:
+    """Say what to do about a name that is not here: never a command that would fail as well."""
+    import difflib
+
+    from capax.files.pull import CATALOGUE
+
+    if text in CATALOGUE:
+        return f"run 'capax pull {text}'"
+    if parse_hub_name(text.removeprefix("hf:")) is not None:
+        return f"run 'capax pull hf:{text.removeprefix('hf:')}'"
+    names = [record.name for record in registry.list()]
+    near = difflib.get_close_matches(text[:100], [*names, *CATALOGUE], 1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return "'capax list' shows the models that are, 'capax pull --help' what can be fetched"
 
 
 def _resolve_name(text: str, registry: Registry) -> Path | None:
