@@ -23,7 +23,7 @@ from capax.cli import main
 from capax.cli.answer import printable
 from capax.cli.bench import NumbersType
 from capax.cli.sampling import parse_bias, recommended
-from capax.errors import ConfigError
+from capax.errors import ConfigError, StoreError
 from capax.files.model_file import open_model
 from capax.planning.probe import keep_probe
 from tests.cli.test_main import capax, environment
@@ -180,6 +180,15 @@ def test_a_budget_too_small_exits_with_3_and_three_ways_out_that_hold(
     flags = re.search(r"1\. --memory (\w+)", error)
     assert flags is not None
     assert main.run(["run", model, "hello", "-n", "1", "--memory", flags[1]]) == 0
+
+
+def test_minus_one_token_means_no_limit(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--raw", "-c", "40", "--ignore-eos", "--temp", "0"]
+    unlimited = json_of(capsys, "run", model, "hello", *flags, "--json")
+    assert (
+        json_of(capsys, "run", model, "hello", *flags, "-n", "-1", "--json")["text"]
+        == (unlimited["text"])
+    )
 
 
 def test_biased_tokens_win(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -488,6 +497,27 @@ def test_plan_exits_with_3_and_lists_ways_out(
         flags = ["--memory", str(way["memory"] or 20 << 20)]
         flags += ["--context", str(way["context_len"] or 512)]
         assert main.run(["plan", model, *flags]) == 0
+
+
+def test_plan_without_a_place_for_a_probe_says_so_and_plans(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("cannot create the directory: Read-only file system")
+
+    monkeypatch.setattr("capax.planning.probe.cached_probe", lambda *_: None)
+    monkeypatch.setattr("capax.planning.probe.measure", refuse)
+    assert main.run(["plan", model, "--memory", "300MiB"]) == 0
+    captured = capsys.readouterr()
+    assert "FITS" in captured.out
+    assert "tok/s" not in captured.out
+    assert "no speeds are predicted: cannot create the directory" in captured.err
+    monkeypatch.setattr("capax.planning.probe.measure", lambda *_, **__: PROBE)
+    monkeypatch.setattr("capax.planning.probe.keep_probe", refuse)
+    assert main.run(["plan", model, "--memory", "300MiB"]) == 0
+    captured = capsys.readouterr()
+    assert "tok/s" in captured.out
+    assert "the measurement is not kept" in captured.err
 
 
 def test_plan_loads_no_weights(model: str, tmp_path: Path, probed: None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from click.testing import CliRunner, Result
 from capax.cli.inspect import command as inspect
 from capax.cli.list_models import command as list_models
 from capax.cli.pull import command as pull
+from capax.cli.quantize import command as quantize
 from capax.cli.remove import command as remove
-from capax.errors import CapaxError
+from capax.errors import CapaxError, ConfigError
 from capax.files.registry import Registry
 
 DATA = b"0123456789" * 300
@@ -190,3 +192,22 @@ def test_inspect_the_real_model(smollm2: Path) -> None:
     assert facts["tokenizer"] == "gpt2/smollm"
     assert facts["eos_tokens"] == ["<|endoftext|>", "<|im_end|>"]
     assert {use["encoding"] for use in facts["encodings"]} >= {"Q4_1", "Q8_0", "F32"}
+
+
+def test_quantize_writes_only_regular_files_under_a_name(tmp_path: Path) -> None:
+    source = small_model(tmp_path / "in.gguf")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for out, message in (("-", "standard output"), (str(pipe), "not a regular file")):
+        result = run(quantize, str(source), out, "Q8_0", "--force")
+        assert isinstance(result.exception, ConfigError)
+        assert message in str(result.exception)
+    assert pipe.is_fifo()
+    assert not Path("-").exists()
+
+
+def test_quantize_counts_the_matrices_that_cannot_have_the_type(tmp_path: Path) -> None:
+    result = ok(quantize, str(small_model(tmp_path / "in.gguf")), str(tmp_path / "out"), "Q4_K")
+    notes = [line for line in result.stderr.splitlines() if "256 does not divide" in line]
+    assert 1 <= len(notes) <= 4, result.stderr
+    assert any("matrices: Q4_1 instead" in line for line in notes)

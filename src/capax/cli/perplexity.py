@@ -58,7 +58,9 @@ def command(
         if not as_json:
             click.echo(f"[{number}]{tally.perplexity:.4f},", nl=False)
             sys.stdout.flush()
-        if number == 1:
+        if number == 1 and len(cut) == 1:
+            console().note(f"one window of {context}")
+        elif number == 1:
             rest = (len(cut) - 1) * (time.perf_counter() - started)
             console().note(f"{len(cut)} windows of {context}, about {format_duration(rest)}")
     if as_json:

@@ -79,17 +79,29 @@ def command(
         console().note(f"next: capax run {model}{_memory_flag(memory)}")
 
 
-def probe_of(machine: Machine, threads: int) -> Probe:
-    """Return the kept probe of this machine, or make and keep one."""
+def probe_of(machine: Machine, threads: int) -> Probe | None:
+    """Return the kept probe of this machine, or make and keep one.
+
+    None, said in a note, if the machine cannot be measured (the disk of a read-only or full
+    cache): the bytes of a plan do not need it.
+    """
     from capax import _native
+    from capax.errors import StoreError
     from capax.planning.probe import cached_probe, keep_probe, measure
     from capax.settings import apply_isa
 
     probe = cached_probe(machine, apply_isa(), threads)
     if probe is None:
         console().note("measuring this machine once (capax probe) ...")
-        probe = measure(machine, threads, _native, on_progress=console().detail)
-        keep_probe(probe)
+        try:
+            probe = measure(machine, threads, _native, on_progress=console().detail)
+        except (StoreError, OSError) as e:
+            console().note(f"no speeds are predicted: {e}")
+            return None
+        try:
+            keep_probe(probe)
+        except (StoreError, OSError) as e:
+            console().note(f"the measurement is not kept: {e}")
     return probe
 
 

@@ -29,8 +29,8 @@ def command(
 
     TYPE is Q8_0, Q4_0, Q4_1, Q4_K or Q6_K. Vectors are kept as they are. The matrix that
     makes the logits gets Q6_K under the 4-bit types. Rows that 256 does not divide cannot be
-    Q4_K or Q6_K and become Q4_1 or Q8_0; each such tensor is named. OUT appears whole or not
-    at all.
+    Q4_K or Q6_K and become Q4_1 or Q8_0; they are counted, and named with -v. OUT appears
+    whole or not at all.
     """
     from capax.errors import ConfigError
     from capax.files.gguf import GGUFFile
@@ -38,10 +38,14 @@ def command(
     from capax.files.registry import resolve
     from capax.weights.requantize import plan_changes, requantize
 
+    if str(destination) == "-":
+        raise ConfigError("a model is not written to standard output; give OUT the name of a file")
     path = open_model(resolve(source)).path
     if path.is_dir():
         raise ConfigError(f"{path} is a safetensors directory; 'capax quantize' reads GGUF files")
     if destination.exists():
+        if not destination.is_file():
+            raise ConfigError(f"OUT {destination} is not a regular file; give another name")
         if destination.samefile(path):
             raise ConfigError(f"OUT {destination} is the file to read; give another name")
         if not force and not dry_run:
@@ -69,9 +73,16 @@ def _note_losses(changes: list[Change]) -> None:
             f"{lossy} matrices are quantised already; quantising them again loses more than "
             "starting from F16 or BF16 would"
         )
+    misfits: dict[tuple[str, str], list[str]] = {}
     for c in changes:
         if "divide" in c.reason:
-            console().note(f"{c.tensor.name}: {c.encoding} instead, {c.reason}")
+            misfits.setdefault((str(c.encoding), c.reason), []).append(c.tensor.name)
+    for (encoding, reason), names in misfits.items():
+        what = names[0] if len(names) == 1 else f"{len(names)} matrices"
+        console().note(f"{what}: {encoding} instead, {reason}")
+        if len(names) > 1:
+            for name in names:
+                console().detail(f"  {name}")
 
 
 def _progress(done: int, total: int, change: Change) -> None:

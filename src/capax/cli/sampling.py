@@ -27,7 +27,8 @@ def sampling_options(function: F) -> F:
         (
             click.option(
                 "-n", "--max-tokens", "--predict", "max_tokens", type=int, metavar="N",
-                help="Tokens to generate. Default: until the model ends or the context is full.",
+                help="Tokens to generate. Default, and -1: until the model ends or the context "
+                "is full.",
             ),
             click.option(
                 "--temp", "--temperature", "temperature", type=float, metavar="T",
@@ -89,7 +90,8 @@ def sampling_params(
     values |= {name: flags[name] for name in DEFAULTS if flags[name] is not None}
     seed = flags["seed"]
     return SamplingParams(
-        max_tokens=flags["max_tokens"],
+        # -1 is how llama.cpp and Ollama say 'no limit'.
+        max_tokens=None if flags["max_tokens"] == -1 else flags["max_tokens"],
         temperature=values["temperature"],
         top_k=int(values["top_k"]),
         top_p=values["top_p"],
