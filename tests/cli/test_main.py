@@ -324,3 +324,16 @@ def test_a_key_reaches_every_command_that_has_the_flag() -> None:
     }
     found = default_map({"threads": 2, "c": {"other": "x"}}, commands, Path("config.toml"))
     assert found == {"a": {"threads": 2}, "b": {"n": 2}, "c": {"other": "x"}}
+
+
+def test_closed_streams_are_no_internal_error(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m capax completion bash <&- >&-"
+    finished = subprocess.run(
+        ["sh", "-c", command],
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert finished.stderr == ""
+    assert finished.returncode == 0

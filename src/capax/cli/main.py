@@ -167,6 +167,7 @@ def cli() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name) and return its exit code."""
+    _open_closed_streams()
     console = Console()
     try:
         code = cli.main(
@@ -189,6 +190,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if console.debug:
             raise
         return _report(error, console)
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started with closed streams ('>&-') empty ones instead."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  # open as long as we run
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _report(error: Exception, console: Console) -> int:
