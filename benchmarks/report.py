@@ -155,7 +155,7 @@ def table(experiments: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        verdict = "reached" if row.met else "not reached"
+        verdict = "" if not row.target else "reached" if row.met else "not reached"
         cells = (row.what, row.capax, row.peer, f"**{row.result}**", row.target, verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n\n" + provenance(experiments)
