@@ -17,8 +17,16 @@ class ConfigError(CapaxError):
     """A configuration value, option or request field is outside its allowed range."""
 
 
+class ContextLengthError(ConfigError):
+    """A prompt, alone or with the tokens it asks for, is longer than the context."""
+
+
 class CapacityError(CapaxError):
     """The work does not fit the budget; the message says what would fit."""
+
+
+class QueueFullError(CapacityError):
+    """As much is waiting as may wait; the same request may be taken a moment later."""
 
 
 class StoreError(CapaxError):

@@ -35,7 +35,7 @@ from capax.engine.outputs import (
     Usage,
 )
 from capax.engine.sequence import Event, Request
-from capax.errors import ConfigError
+from capax.errors import ConfigError, ContextLengthError
 from capax.files.chat_template import encode_chat
 from capax.files.config import ModelConfig
 from capax.files.describe import load_tokenizer
@@ -265,7 +265,7 @@ class LLM:
                     f"token id {show(token)} is outside the vocabulary of {self.config.vocab_size}"
                 )
         if len(ids) > self.context_len:
-            raise ConfigError(
+            raise ContextLengthError(
                 f"the prompt has {len(ids)} tokens but the context holds {self.context_len}; "
                 "shorten it or raise ctx_size"
             )
@@ -276,7 +276,7 @@ class LLM:
         room = self.context_len - len(ids)
         wanted = max(room, 1) if params.max_tokens is None else params.max_tokens
         if wanted > room:
-            raise ConfigError(
+            raise ContextLengthError(
                 f"{len(ids)} prompt tokens and max_tokens {wanted} are {len(ids) + wanted} but "
                 f"the context holds {self.context_len}; shorten the prompt, lower max_tokens or "
                 "raise ctx_size"

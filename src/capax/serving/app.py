@@ -1,0 +1,98 @@
+"""The application: routes behind their guards, and the model loaded while the listener is open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import capax
+from capax.serving.config import ServerConfig
+from capax.serving.errors import ApiError, error_response
+from capax.serving.lifecycle import running
+from capax.serving.middleware import Envelope, Intake, KeyGuard
+from capax.serving.state import Progress, Server
+
+if TYPE_CHECKING:
+    from capax import LLM
+
+# Each has a `router`; one with paths that need no key names them in OPEN_PATHS.
+ROUTE_MODULES = (
+    "health",
+    "listing",
+    "completions",
+    "chat",
+    "tokenize",
+    "responses",
+    "messages",
+    "embeddings",
+    "page",
+)
+
+
+def create_app(config: ServerConfig, load: Callable[[Progress], LLM]) -> FastAPI:
+    """Return the application. `load` runs in a thread when the application starts.
+
+    `app.state.server` is the `Server`.
+    """
+    server = Server(config)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with running(server, load):
+            yield
+
+    app = FastAPI(
+        title="capax",
+        version=capax.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.server = server
+    open_paths: set[str] = set()
+    for name in ROUTE_MODULES:
+        if find_spec(f"capax.serving.{name}") is None:
+            continue
+        module = import_module(f"capax.serving.{name}")
+        app.include_router(module.router)
+        open_paths.update(getattr(module, "OPEN_PATHS", ()))
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    # The last added is the first passed.
+    app.add_middleware(Intake, server=server)
+    app.add_middleware(KeyGuard, server=server, open_paths=open_paths)
+    app.add_middleware(Envelope, server=server)
+    return app
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Paths and methods that do not exist."""
+    if not isinstance(error, HTTPException):
+        raise error
+    path = request.url.path
+    headers: dict[str, str] = dict(error.headers or {})
+    if error.status_code == 404:
+        answer = ApiError(404, f"there is no path {path!r:.100} here; see /openapi.json")
+    elif error.status_code == 405:
+        answer = ApiError(405, f"{path} does not take {request.method}", headers=headers)
+    else:
+        answer = ApiError(error.status_code, str(error.detail), type="invalid_request_error")
+    return error_response(answer, path)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    """Path and query parameters of the wrong type; bodies are read by `read_body`."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first: dict[str, Any] = dict(error.errors()[0])
+    param = ".".join(str(part) for part in first["loc"][1:])
+    return error_response(ApiError(400, f"{param}: {first['msg']}", param=param), request.url.path)

@@ -1,0 +1,137 @@
+"""What the routes share: the model, its runner, the configuration, and what is being worked on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+
+from capax.serving.auth import Keys, tenant_of
+from capax.serving.config import ServerConfig
+from capax.serving.errors import ApiError, not_ready
+
+if TYPE_CHECKING:
+    from capax import LLM, SamplingParams, StreamPiece
+    from capax.engine.runner import Runner
+    from capax.serving.exchange import Exchange
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far loading is; written by the loading thread, read by /ready."""
+
+    phase: str = "starting"
+    fraction: float = 0.0
+
+    def enter(self, phase: str, fraction: float) -> None:
+        """Say what begins now and how much of the whole, 0 to 1, is behind it."""
+        self.phase, self.fraction = phase, fraction
+
+
+class Server:
+    """One server: made before the model is loaded, and the same until the process ends."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.keys = Keys(config.api_keys)
+        self.created = int(time.time())
+        self.progress = Progress()
+        self.exchanges: set[Exchange] = set()
+        self.buffered_nbytes = 0  # of bodies being received
+        self.is_draining = False
+        self.failure: BaseException | None = None  # loading failed, or the engine's thread died
+        self.failed = asyncio.Event()
+        self._llm: LLM | None = None
+        self._runner: Runner | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The name clients use for the model."""
+        return self.config.model_name
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name a request may use."""
+        return (self.config.model_name,)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._runner is not None and self.failure is None and not self.is_draining
+
+    @property
+    def has_model(self) -> bool:
+        return self._llm is not None
+
+    @property
+    def llm(self) -> LLM:
+        """The model. Raises ApiError 503 while it is loading."""
+        if self._llm is None:
+            raise not_ready(
+                f"the model is loading ({self.progress.phase}, {self.progress.fraction:.0%}); "
+                "ask again soon"
+            )
+        return self._llm
+
+    @property
+    def runner(self) -> Runner:
+        """The engine's thread. Raises ApiError 503 while the model is loading, or 500 after."""
+        self.check_alive()
+        if self._runner is None:
+            raise not_ready("the model is loading; ask again soon")
+        return self._runner
+
+    def adopt(self, llm: LLM, runner: Runner) -> None:
+        """Take the loaded model into service."""
+        self._llm, self._runner = llm, runner
+        self.progress.enter("ready", 1.0)
+
+    def fail(self, error: BaseException) -> None:
+        """Remember what ended the server; the process leaves with it."""
+        self.failure = error
+        self.failed.set()
+
+    def check_alive(self) -> None:
+        """Raise ApiError 500 if loading failed or the engine's thread died."""
+        if self.failure is not None:
+            raise ApiError(
+                500, f"the engine has stopped ({type(self.failure).__name__}); restart the server"
+            )
+
+    def stream(
+        self,
+        request: Request,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        constraint: Callable[[], Any] | None = None,
+    ) -> AsyncIterator[list[StreamPiece]]:
+        """Submit a prompt for `request` and return its news, as `Runner.stream` does.
+
+        Routes use this rather than the runner: it knows the tenant and feeds the metrics.
+        """
+        tenant = tenant_of(request, cache_salt)
+        return self.runner.stream(
+            prompt, params, tenant=tenant, priority=priority, constraint=constraint
+        )
+
+
+def server_of(request: Request) -> Server:
+    """Return the server, once it is ready. Raises ApiError 503 model_loading before."""
+    server = raw_server_of(request)
+    server.check_alive()
+    if not server.has_model:
+        _ = server.llm  # raises with the progress
+    return server
+
+
+def raw_server_of(request: Request) -> Server:
+    """Return the server in whatever state it is."""
+    server: Server = request.app.state.server
+    return server
