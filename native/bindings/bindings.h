@@ -21,5 +21,6 @@ void bind_probe(nanobind::module_& m);
 void bind_program(nanobind::module_& m);
 void bind_sampling(nanobind::module_& m);
 void bind_strings(nanobind::module_& m);
+void bind_coding(nanobind::module_& m);
 
 }  // namespace capax

@@ -49,4 +49,5 @@ NB_MODULE(_native, m) {
   capax::bind_program(m);
   capax::bind_sampling(m);
   capax::bind_strings(m);
+  capax::bind_coding(m);
 }

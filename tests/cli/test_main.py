@@ -317,13 +317,41 @@ def test_colour_follows_the_usual_variables(
 
 
 def test_a_key_reaches_every_command_that_has_the_flag() -> None:
-    commands = {
-        "a": click.Command("a", params=[click.Option(["-t", "--threads"])]),
-        "b": click.Command("b", params=[click.Option(["--threads", "n"])]),
-        "c": click.Command("c", params=[click.Option(["--other"])]),
+    commands = click.Group(
+        commands={
+            "a": click.Command("a", params=[click.Option(["-t", "--threads"])]),
+            "b": click.Command("b", params=[click.Option(["--threads", "n"])]),
+            "c": click.Command("c", params=[click.Option(["--other"])]),
+            "g": click.Group(
+                commands={"d": click.Command("d", params=[click.Option(["--threads"])])}
+            ),
+        }
+    )
+    config = {"threads": 2, "c": {"other": "x"}, "g": {"d": {"threads": 3}}}
+    assert default_map(config, commands, Path("config.toml")) == {
+        "a": {"threads": 2},
+        "b": {"n": 2},
+        "c": {"other": "x"},
+        "g": {"d": {"threads": 3}},
     }
-    found = default_map({"threads": 2, "c": {"other": "x"}}, commands, Path("config.toml"))
-    assert found == {"a": {"threads": 2}, "b": {"n": 2}, "c": {"other": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"g": {"threads": 1}}, r"unknown key '\[g\]'"),
+        ({"g": {"e": {}}}, r"unknown key '\[g.e\]'"),
+        ({"g": {"d": {"x": 1}}}, r"unknown key 'g.d.x'"),
+    ],
+)
+def test_a_table_that_is_no_command_is_refused(config: dict[str, object], message: str) -> None:
+    group = click.Group(
+        commands={
+            "g": click.Group(commands={"d": click.Command("d", params=[click.Option(["--n"])])})
+        }
+    )
+    with pytest.raises(ConfigError, match=message):
+        default_map(config, group, Path("config.toml"))
 
 
 def test_closed_streams_are_no_internal_error(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ output went away. Flags come from the command line, else `CAPAX_<FLAG>`, else `c
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from typing import Any
 
 import click
 
-from capax.cli.config_file import config_path, default_map, flag_name, read_config
+from capax.cli.config_file import config_path, default_map, read_config
 from capax.cli.console import Console
+from capax.cli.lazy import LazyGroup, common_options
 from capax.errors import CapacityError, CapaxError
-from capax.settings import flag_variable
 
 FAILED, MISUSE, DOES_NOT_FIT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 
@@ -36,107 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "perplexity": ("perplexity", "Measure how well a model predicts a text."),
     "doctor": ("doctor", "Check this machine: cores, memory, disk, models."),
     "probe": ("probe", "Measure this machine: bandwidth, arithmetic, disk."),
+    "measure": ("measure", "Measure what a model is worth: compression and more."),
     "methods": ("methods", "List the methods and their options."),
     "completion": ("completion", "Print a shell completion script."),
 }
-
-
-def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.ensure_object(Console).debug = True
-
-
-def _set_verbose(context: click.Context, _: click.Parameter, value: int) -> None:
-    if value:
-        context.ensure_object(Console).verbosity = value
-
-
-def _set_quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.ensure_object(Console).verbosity = -1
-
-
-def _set_no_color(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.ensure_object(Console).color = False
-
-
-def _common_options() -> list[click.Option]:
-    """The flags that stand before or after the command's name."""
-    return [
-        click.Option(
-            ["-v", "--verbose"], count=True, expose_value=False, callback=_set_verbose,
-            help="Say more.",
-        ),
-        click.Option(
-            ["-q", "--quiet"], is_flag=True, expose_value=False, callback=_set_quiet,
-            help="Say nothing but results and errors.",
-        ),
-        click.Option(
-            ["--no-color"], is_flag=True, expose_value=False, callback=_set_no_color,
-            help="Print without colours.",
-        ),
-        click.Option(
-            ["--debug"], is_flag=True, expose_value=False, callback=_set_debug,
-            help="Show where an error came from.",
-        ),
-    ]  # fmt: skip
-
-
-class LazyGroup(click.Group):
-    """Imports a command's module when it is run, and not before."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"capax.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = module.command
-        if not getattr(command, "is_dressed", False):
-            command.params.extend(_common_options())
-            for parameter in command.params:
-                _name_variable(parameter)
-            setattr(command, "is_dressed", True)  # noqa: B010  # not an attribute mypy knows
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "'capax --help' lists them"
-            ctx.fail(f"there is no command {args[0]!r}; {hint}")
-        return super().resolve_command(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        path = config_path()
-        config = read_config(path)
-        if config:
-            commands = {name: self.get_command(ctx, name) for name in COMMANDS}
-            ctx.default_map = default_map(
-                config, {name: c for name, c in commands.items() if c is not None}, path
-            )
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            # Whatever is still buffered goes nowhere instead of failing again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(BROKEN_PIPE)
-
-
-def _name_variable(parameter: click.Parameter) -> None:
-    """Every flag has CAPAX_<FLAG>, and the model has CAPAX_MODEL."""
-    is_flag = isinstance(parameter, click.Option) and not parameter.is_eager
-    if parameter.envvar is None and (is_flag or parameter.name == "model"):
-        parameter.envvar = flag_variable(flag_name(parameter))
 
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -147,9 +49,26 @@ def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.exit()
 
 
+class Root(LazyGroup):
+    """The command itself: reads the configuration, and ends quietly when nobody reads on."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        path = config_path()
+        config = read_config(path)
+        if config:
+            ctx.default_map = default_map(config, self, path)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whatever is still buffered goes nowhere instead of failing again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(BROKEN_PIPE)
+
+
 @click.group(
-    cls=LazyGroup,
-    params=_common_options(),
+    cls=Root,
+    table=COMMANDS,
+    params=common_options(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="First steps: capax pull smollm2-135m, then capax run smollm2-135m 'Gravity is'",
 )

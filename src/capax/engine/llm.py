@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast, overload
@@ -23,6 +25,7 @@ from capax.decoding.params import (
     show,
 )
 from capax.decoding.sampling import Sampled, score_rows
+from capax.engine.contexts import Contexts
 from capax.engine.engine import Engine
 from capax.engine.outputs import (
     CompletionOutput,
@@ -128,6 +131,7 @@ class LLM:
         n_pages = pages_for(self.plan.context_len) * self.plan.n_sequences
         self._pool = PagePool(self.config, self.plan.kv_type, n_pages)
         self._engine = Engine(self._model, self._pool, self.tokenizer)
+        self._contexts_lock = threading.Lock()
         self.load_seconds = time.perf_counter() - started
 
     # --- what it is ---------------------------------------------------------------------
@@ -237,6 +241,19 @@ class LLM:
 
         self._forward_all(ids, keep, chunk)
         return out
+
+    @contextmanager
+    def contexts(self, n: int, n_tokens: int) -> Iterator[Contexts]:
+        """`n` empty contexts of up to `n_tokens` each, for code that chooses tokens itself.
+
+        Waits until there is room. Raises CapacityError if there never will be.
+        """
+        with ExitStack() as stack:
+            with self._contexts_lock:  # one taker at a time: two with half of each would wait
+                caches = [
+                    stack.enter_context(self._engine.direct_cache(n_tokens)) for _ in range(n)
+                ]
+            yield Contexts(self._engine, self._model, caches)
 
     # --- benchmarking -------------------------------------------------------------------
 

@@ -1,0 +1,15 @@
+"""`capax measure`: what a model is worth per unit of capacity."""
+
+from __future__ import annotations
+
+from capax.cli.lazy import LazyGroup
+
+command = LazyGroup(
+    "measure",
+    table={
+        "capacity": ("measure_capacity", "Bits of text saved per unit of compute."),
+        "compress": ("compress", "Compress a file with a model's probabilities."),
+        "decompress": ("decompress", "Restore a file that 'compress' wrote."),
+    },
+    help="Measure what a model is worth per unit of capacity.",
+)

@@ -1,0 +1,84 @@
+"""Contexts driven by hand: for code that chooses tokens itself and wants logits.
+
+Each is a cache of its own; `extend` runs one forward pass over new tokens of several of them.
+Requests that run meanwhile share the model between passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from capax.engine.engine import Engine
+from capax.kv import PagedKVCache
+from capax.models import Model, SequenceSlice, Step
+
+Floats = npt.NDArray[np.float32]
+
+
+class Contexts:
+    """Several contexts over one model, empty at first; made by `LLM.contexts`."""
+
+    def __init__(self, engine: Engine, model: Model, caches: Sequence[PagedKVCache]) -> None:
+        self._engine = engine
+        self._model = model
+        self._caches = caches
+
+    def extend(self, new: Sequence[tuple[int, Sequence[int]]]) -> Floats:
+        """Append tokens to contexts: (index, tokens), each index once, no tokens empty.
+
+        Returns the logits after the last token of each: float32 [len(new), vocab_size]. Raises
+        ValueError for more tokens of one context than a step takes.
+        """
+        parts = [self._step(part) for part in self._steps(new)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _steps(
+        self, new: Sequence[tuple[int, Sequence[int]]]
+    ) -> Iterator[Sequence[tuple[int, Sequence[int]]]]:
+        """Cut into parts that a step has room for."""
+        begin = n_tokens = 0
+        for i, (_, tokens) in enumerate(new):
+            n_tokens += len(tokens)
+            if n_tokens > self._model.max_tokens or i - begin == self._model.max_logit_rows:
+                yield new[begin:i]
+                begin, n_tokens = i, len(tokens)
+        yield new[begin:]
+
+    def _step(self, new: Sequence[tuple[int, Sequence[int]]]) -> Floats:
+        slices = []
+        tokens: list[int] = []
+        with self._engine.exclusive():
+            for index, added in new:
+                cache = self._caches[index]
+                cache.reserve(len(added))
+                slices.append(SequenceSlice(cache, len(tokens), len(tokens) + len(added)))
+                tokens += added
+            rows = np.array([s.end - 1 for s in slices], np.int32)
+            return self._model.forward(Step(np.array(tokens, np.int32), slices, rows)).copy()
+
+    def each_logits(self, index: int, tokens: Sequence[int]) -> Iterator[tuple[int, Floats]]:
+        """Append tokens to one context; yield the logits after every one of them.
+
+        Each piece is (number of its first token, logits float32 [rows, vocab_size]).
+        """
+        cache, model = self._caches[index], self._model
+        for begin in range(0, len(tokens), model.max_tokens):
+            part = np.array(tokens[begin : begin + model.max_tokens], np.int32)
+            with self._engine.exclusive():
+                cache.reserve(len(part))
+                nothing = np.empty(0, np.int32)
+                model.run_body(Step(part, [SequenceSlice(cache, 0, len(part))], nothing))
+                pieces = [
+                    (row, model.run_head(np.arange(row, end, dtype=np.int32)).copy())
+                    for row, end in _cut(len(part), model.max_logit_rows)
+                ]
+            for row, logits in pieces:
+                yield begin + row, logits
+
+
+def _cut(n: int, size: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, n, size):
+        yield begin, min(begin + size, n)
