@@ -14,10 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import capax
+from capax.serving.auth import KeyGuard
 from capax.serving.config import ServerConfig
+from capax.serving.envelope import Envelope
 from capax.serving.errors import ApiError, error_response
+from capax.serving.hosts import HostGuard, is_loopback
+from capax.serving.intake import Intake
 from capax.serving.lifecycle import running
-from capax.serving.middleware import Envelope, Intake, KeyGuard
 from capax.serving.state import Progress, Server
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 ROUTE_MODULES = (
     "health",
     "listing",
+    "capacity",
     "completions",
     "chat",
     "tokenize",
@@ -65,11 +69,14 @@ def create_app(config: ServerConfig, load: Callable[[Progress], LLM]) -> FastAPI
         module = import_module(f"capax.serving.{name}")
         app.include_router(module.router)
         open_paths.update(getattr(module, "OPEN_PATHS", ()))
+    if is_loopback(config.host):
+        open_paths.add("/metrics")
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     # The last added is the first passed.
     app.add_middleware(Intake, server=server)
-    app.add_middleware(KeyGuard, server=server, open_paths=open_paths)
+    app.add_middleware(KeyGuard, keys=server.keys, open_paths=open_paths)
+    app.add_middleware(HostGuard, server=server)
     app.add_middleware(Envelope, server=server)
     return app
 

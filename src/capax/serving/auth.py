@@ -1,14 +1,17 @@
-"""Who is asking: API keys, compared in constant time, and the tenant a request belongs to."""
+"""Who is asking: API keys, compared in constant time, and the tenant a request belongs to.
+
+A route is closed unless its path is in the open list: whoever adds one need not think of it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from capax.serving.errors import ApiError, is_anthropic
 
@@ -53,6 +56,25 @@ class Keys:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return identity if len(self._digests) > 1 else ""
+
+
+class KeyGuard:
+    """Default-deny: without a valid key nothing answers but the open paths."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, open_paths: Collection[str]) -> None:
+        self._app = app
+        self._keys = keys
+        self._open_paths = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_open(scope):
+            scope[TENANT] = self._keys.tenant(scope)
+        await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        if scope["method"] == "OPTIONS":
+            return True
+        return scope["method"] in ("GET", "HEAD") and scope["path"] in self._open_paths
 
 
 def given_key(scope: Scope) -> str | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from enum import Enum
 
+from starlette.types import Scope
+
 from capax.serving.errors import ApiError
 
 
@@ -43,3 +45,10 @@ class Exchange:
         if self.reason is not None:
             self._task.uncancel()
         return self.reason
+
+
+def hang_up(scope: Scope) -> None:
+    """Close the connection without waiting for the peer, where the protocol can."""
+    connection = scope.get("capax.connection")
+    if connection is not None:
+        connection.abort()

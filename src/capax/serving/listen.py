@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from capax.serving.lifecycle import drain
+from capax.serving.protocol import protocol_class
 from capax.serving.state import Server
 
 CLOSE_S = 3.0  # for connections to take their last bytes after everything has ended
@@ -31,6 +32,7 @@ class Listener:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                http=protocol_class(config),
                 ws="none",
                 lifespan="on",
                 timeout_keep_alive=int(config.keep_alive_s),

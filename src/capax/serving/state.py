@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from starlette.requests import Request
 from capax.serving.auth import Keys, tenant_of
 from capax.serving.config import ServerConfig
 from capax.serving.errors import ApiError, not_ready
+from capax.serving.logs import log_prompt
+from capax.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from capax import LLM, SamplingParams, StreamPiece
@@ -45,6 +49,9 @@ class Server:
         self.is_draining = False
         self.failure: BaseException | None = None  # loading failed, or the engine's thread died
         self.failed = asyncio.Event()
+        self.metrics = Metrics()
+        self.weight_nbytes: dict[str, int] = {}  # read in each step, by where they lie
+        self.flops_per_token = 0
         self._llm: LLM | None = None
         self._runner: Runner | None = None
 
@@ -88,6 +95,15 @@ class Server:
     def adopt(self, llm: LLM, runner: Runner) -> None:
         """Take the loaded model into service."""
         self._llm, self._runner = llm, runner
+        streamed = sum(llm.file.tensors[name].nbytes for name in llm.plan.streamed)
+        self.weight_nbytes = {"memory": llm.plan.footprint.weights}
+        if streamed:
+            self.weight_nbytes["file"] = streamed
+        self.flops_per_token = 2 * sum(
+            math.prod(tensor.shape)
+            for tensor in llm.file.tensors.values()
+            if len(tensor.shape) == 2
+        )
         self.progress.enter("ready", 1.0)
 
     def fail(self, error: BaseException) -> None:
@@ -116,10 +132,28 @@ class Server:
 
         Routes use this rather than the runner: it knows the tenant and feeds the metrics.
         """
-        tenant = tenant_of(request, cache_salt)
-        return self.runner.stream(
-            prompt, params, tenant=tenant, priority=priority, constraint=constraint
+        pieces = self.runner.stream(
+            prompt,
+            params,
+            tenant=tenant_of(request, cache_salt),
+            priority=priority,
+            constraint=constraint,
         )
+        if self.config.log_prompts:
+            log_prompt(request.scope["capax.request_id"], self.llm.tokenizer.decode(list(prompt)))
+        return self.metrics.observe(pieces, params.n)
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes held now, by what holds them; together, what the process has resident.
+
+        `kv`: pages of running requests; `cache`: pages kept for reuse.
+        """
+        held = self.llm.measured_memory()
+        stats = self.runner.stats()
+        n_pages = max(1, stats.kv_pages_used + stats.kv_pages_cached)
+        cached = held["kv"] * stats.kv_pages_cached // n_pages
+        held = {**held, "kv": held["kv"] - cached, "cache": cached}
+        return {**held, "other": max(0, resident_nbytes() - sum(held.values()))}
 
 
 def server_of(request: Request) -> Server:
@@ -135,3 +169,9 @@ def raw_server_of(request: Request) -> Server:
     """Return the server in whatever state it is."""
     server: Server = request.app.state.server
     return server
+
+
+def resident_nbytes() -> int:
+    """Return what this process has resident."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
