@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -68,6 +68,12 @@ TRUSTED_DIGESTS = frozenset(
 )
 
 
+@lru_cache(maxsize=8)
+def is_trusted(template: str) -> bool:
+    """Whether a template renders in this process, as we have read it."""
+    return _digest(template) in TRUSTED_DIGESTS
+
+
 def render_chat(
     template: str,
     messages: Messages,
@@ -103,7 +109,7 @@ def render_chat(
     if eos_token is not None:
         context["eos_token"] = eos_token
     context = _as_json_values(context)
-    if _digest(template) in TRUSTED_DIGESTS:
+    if is_trusted(template):
         return _render_here(template, context)
     from capax.files.template_helper import HELPER
 
@@ -112,7 +118,7 @@ def render_chat(
 
 def prepare_renderer(template: str) -> None:
     """Start the helper in the background if `template` will need it."""
-    if _digest(template) not in TRUSTED_DIGESTS:
+    if not is_trusted(template):
         from capax.files.template_helper import HELPER
 
         HELPER.start()
@@ -127,14 +133,16 @@ def encode_chat(
     tools: Sequence[Mapping[str, Any]] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
     options: Mapping[str, Any] | None = None,
+    check_text: Callable[[str], None] | None = None,
 ) -> list[int]:
     """Return the prompt's token ids; control tokens come from the template only.
 
     `template` defaults to the tokenizer's own (the one for tools where it has one and
     `tools` are given). BOS is added where the model wants it and the template has not
-    written it. Raises as `render_chat`, and ConfigError if there is no template.
+    written it. `check_text` sees the text before it is tokenised, and may raise. Raises as
+    `render_chat`, and ConfigError if there is no template.
     """
-    template = template if template is not None else _template_of(tokenizer, tools)
+    template = template if template is not None else template_of(tokenizer, tools)
     _check_messages(messages)
     spellings = _spellings(tuple(tokenizer.control_texts))
     mask = ControlMask(spellings, [template, messages, tools, documents])
@@ -148,6 +156,8 @@ def encode_chat(
         documents=mask.hide(documents),
         options=options,
     )
+    if check_text is not None:
+        check_text(text)
     if mask.used:
         ids = tokenizer.encode_fragments(mask.reveal(tokenizer.split_control(text)))
     else:
@@ -300,7 +310,11 @@ def _render_here(template: str, context: Mapping[str, Any]) -> str:
         raise FileFormatError(f"the chat template cannot be rendered: {error}") from None
 
 
-def _template_of(tokenizer: Tokenizer, tools: object) -> str:
+def template_of(tokenizer: Tokenizer, tools: object = None) -> str:
+    """Return the model's own template, for tools where there are some and it has one.
+
+    Raises ConfigError if the model has none.
+    """
     template = tokenizer.chat_templates.get("tool_use") if tools else None
     template = template or tokenizer.chat_template
     if template is None:

@@ -21,6 +21,7 @@ from capax.serving.state import server_of
 
 PARSE_ELSEWHERE_NBYTES = 256 * 1024  # larger documents are parsed off the event loop
 MAX_NAMED_PARAMS = 20
+OUT_OF_RANGE = "out_of_range"  # pydantic's type of the errors that `fields` raises
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -152,6 +153,8 @@ def _refusal(error: ValidationError) -> ApiError:
     """Say the first thing that is wrong, with the path of the field as `param`."""
     first = error.errors(include_url=False, include_context=False)[0]
     path = ".".join(str(part) for part in first["loc"] if _FIELD_NAME.fullmatch(str(part)))
+    if first["type"] == OUT_OF_RANGE:  # the message names the field and its value
+        return invalid(first["msg"], param=path or None)
     what = f"{path}: " if path else ""
     given = "" if first["type"] == "missing" else f" (it is {show(first['input'])})"
     return invalid(f"{what}{first['msg']}{given}", param=path or None)
