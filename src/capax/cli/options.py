@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from capax.errors import ConfigError
-from capax.planning.sizes import parse_size
+from capax.planning.sizes import parse_duration, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +21,20 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only since
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
             return parse_size(value, "the size")
+        except ConfigError as e:
+            self.fail(str(e), param, ctx)
+
+
+class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """Seconds, typed as 30s, 5m or 1h."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return parse_duration(str(value), "the time")
         except ConfigError as e:
             self.fail(str(e), param, ctx)
 

@@ -49,6 +49,7 @@ class Server:
         self.is_draining = False
         self.failure: BaseException | None = None  # loading failed, or the engine's thread died
         self.failed = asyncio.Event()
+        self.loaded = asyncio.Event()
         self.metrics = Metrics()
         self.weight_nbytes: dict[str, int] = {}  # read in each step, by where they lie
         self.flops_per_token = 0
@@ -105,6 +106,7 @@ class Server:
             if len(tensor.shape) == 2
         )
         self.progress.enter("ready", 1.0)
+        self.loaded.set()
 
     def fail(self, error: BaseException) -> None:
         """Remember what ended the server; the process leaves with it."""
