@@ -69,6 +69,18 @@ Result rms_norm_of(const Floats& x, const Floats& weight, float eps) {
   return out;
 }
 
+Result layer_norm_of(const Floats& x, const Floats& weight, const Floats& bias, float eps) {
+  const int64_t n = last_extent(x, "x");
+  for (const Floats* row : {&weight, &bias})
+    check(row->ndim() == 1 && static_cast<int64_t>(row->size()) == n,
+          "weight and bias need " + std::to_string(n) + " values, as a row of x has");
+  Result out = like(x);
+  NativeSection native;
+  kernels().norms.layer_norm(x.data(), static_cast<int64_t>(x.size()) / n, n, weight.data(), bias.data(), eps,
+                             out.data());
+  return out;
+}
+
 Result rope_of(const Floats& x, const Floats& cos, const Floats& sin, const std::string& style) {
   check(x.ndim() == 3, "x must be [n_tokens, n_heads, head_dim]");
   check(cos.ndim() == 2 && cos.shape(0) == x.shape(0), "cos must be [n_tokens, rope_dim / 2]");
@@ -94,6 +106,13 @@ Result swiglu_of(const Floats& gate, const Floats& up) {
   return out;
 }
 
+Result gelu_of(const Floats& x) {
+  Result out = like(x);
+  NativeSection native;
+  kernels().norms.gelu(x.data(), static_cast<int64_t>(x.size()), out.data());
+  return out;
+}
+
 Result add_of(const Floats& x, const Floats& y) {
   check_same_shape(x, y, "x and y");
   Result out = like(x);
@@ -111,10 +130,13 @@ void bind_norms(nb::module_& m) {
   m.def("logsumexp", &logsumexp_of, nb::arg("x"), "log(sum(exp(row))) per row of the last axis; float32 [rows].");
   m.def("rms_norm", &rms_norm_of, nb::arg("x"), nb::arg("weight"), nb::arg("eps"),
         "x / sqrt(mean(x^2) + eps) * weight over the last axis; weight: [n].");
+  m.def("layer_norm", &layer_norm_of, nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("eps"),
+        "(x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight, bias: [n].");
   m.def("rope", &rope_of, nb::arg("x"), nb::arg("cos"), nb::arg("sin"), nb::arg("style"),
         "Rotated copy of x [n_tokens, n_heads, head_dim]; cos, sin: [n_tokens, rope_dim / 2] of each token's "
         "position; style 'half' or 'interleaved'.");
   m.def("swiglu", &swiglu_of, nb::arg("gate"), nb::arg("up"), "silu(gate) * up, element by element.");
+  m.def("gelu", &gelu_of, nb::arg("x"), "x Phi(x), element by element.");
   m.def("add", &add_of, nb::arg("x"), nb::arg("y"), "x + y, element by element.");
 }
 

@@ -16,6 +16,7 @@
 #include "program/gather.h"
 #include "program/linear.h"
 #include "program/program.h"
+#include "program/rowwise.h"
 #include "program/sample.h"
 
 namespace nb = nanobind;
@@ -203,6 +204,24 @@ int add_attention(RecordedProgram& self, int64_t layer, int q, int k, int v, int
   return operation;
 }
 
+int add_positions(RecordedProgram& self, int x, Matrix<float> table) {
+  self.check_token_buffer(x, static_cast<int64_t>(table.shape(1)));
+  self.n_positions = std::min(self.n_positions, static_cast<int64_t>(table.shape(0)));
+  return self.add(std::make_unique<PositionOperation>(self.program, x, table.data()), nullptr);
+}
+
+int add_layer_norm(RecordedProgram& self, int x, const Vector<float>& weight, const Vector<float>& bias, float eps) {
+  for (const Vector<float>* row : {&weight, &bias}) self.check_token_buffer(x, static_cast<int64_t>(row->shape(0)));
+  return self.add(
+      std::make_unique<LayerNormOperation>(self.program, x, to_vector(weight), to_vector(bias), eps), nullptr);
+}
+
+int add_gelu(RecordedProgram& self, int x) {
+  if (x < 0 || x >= self.program.n_buffers()) throw nb::value_error("no such buffer");
+  self.check_token_buffer(x, self.program.width(x));
+  return self.add(std::make_unique<GeluOperation>(self.program, x), nullptr);
+}
+
 }  // namespace
 
 void bind_program(nb::module_& m) {
@@ -264,6 +283,10 @@ void bind_program(nb::module_& m) {
       .def("attention", &add_attention, "layer"_a, "q"_a, "k"_a, "v"_a, "out"_a, "n_heads"_a, "n_kv_heads"_a,
            "head_dim"_a, "cos"_a.noconvert(), "sin"_a.noconvert(), "interleaved"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_eps"_a,
            "scale"_a, "window"_a, "causal"_a, nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
+      .def("positions", &add_positions, "x"_a, "table"_a.noconvert(), nb::keep_alive<1, 3>(),
+           "Record x[t] += table[position of t]; table: float32 [n_positions, width of x].")
+      .def("layer_norm", &add_layer_norm, "x"_a, "weight"_a, "bias"_a, "eps"_a, "Record a layer norm in place.")
+      .def("gelu", &add_gelu, "x"_a, "Record GELU in place.")
       .def(
           "gather",
           [](RecordedProgram& self, int from, int to) {

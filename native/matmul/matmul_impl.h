@@ -262,7 +262,9 @@ struct PackedBF16 {
 };
 
 // G groups times N tokens: G * N independent chains of fused multiply-adds hide the latency
-// that the order of inputs imposes on each.
+// that the order of inputs imposes on each. With 4 groups and 6 tokens the accumulators fill the
+// 32 registers of AVX-512, and two loads in three are shared by all of them (MiniLM on two
+// threads, 2026-11-23: 1.26 times the speed of 4 tokens).
 template <class Isa, class Packed, int G, int N>
 inline CAPAX_ALWAYS_INLINE void groups_times_tokens_float(const capax::MatmulArgs& a, int64_t g,
                                                                     int64_t t) {
@@ -293,6 +295,7 @@ void matmul_float(const capax::MatmulArgs& a) {
   const auto tokens = [&](auto groups, int64_t g) {
     constexpr int G = decltype(groups)::value;
     int64_t t = 0;
+    for (; t + 6 <= a.n_tokens; t += 6) groups_times_tokens_float<Isa, Packed, G, 6>(a, g, t);
     for (; t + 4 <= a.n_tokens; t += 4) groups_times_tokens_float<Isa, Packed, G, 4>(a, g, t);
     for (; t < a.n_tokens; ++t) groups_times_tokens_float<Isa, Packed, G, 1>(a, g, t);
   };

@@ -14,6 +14,8 @@ EXP_ULP = 2.0
 RMS_RELATIVE = 2e-6
 SWIGLU_RELATIVE = 1e-6
 SOFTMAX_RELATIVE = 2e-6  # of probabilities above 1e-6
+LAYER_NORM_RELATIVE = 1e-6
+GELU_RELATIVE = 1e-5  # at x = -13 the rounding of x^2 / 2 alone makes 5e-6
 
 SIZES = [1, 2, 15, 16, 17, 31, 63, 64, 65, 127, 576, 1000]
 
@@ -71,6 +73,34 @@ def test_rms_norm_matches_float64(isa: str, n: int) -> None:
     wide = x.astype(np.float64)
     want = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-5) * weight
     assert (np.abs(_native.rms_norm(x, weight, 1e-5) - want) <= RMS_RELATIVE * np.abs(want)).all()
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_layer_norm_matches_float64(isa: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    x = (rng.standard_normal((5, n)) * 3 + 7).astype(np.float32)
+    weight, bias = rng.standard_normal((2, n)).astype(np.float32)
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=1, keepdims=True)
+    unit = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+    got = _native.layer_norm(x, weight, bias, 1e-5)
+    # The mean is rounded to float32, and what is left after subtracting it may be small.
+    bound = LAYER_NORM_RELATIVE * (1 + np.abs(wide) / np.sqrt(centred.var(axis=1) + 1e-5)[:, None])
+    assert (np.abs(got - (unit * weight + bias)) <= bound * (np.abs(weight) + np.abs(bias))).all()
+
+
+def test_gelu_matches_float64_in_both_tails(isa: str) -> None:
+    from math import erfc, sqrt
+
+    x = np.linspace(-13, 13, 40_001).astype(np.float32)
+    want = np.array([v * 0.5 * erfc(-v / sqrt(2)) for v in x.astype(np.float64)])
+    assert (np.abs(_native.gelu(x) - want) <= GELU_RELATIVE * np.abs(want)).all()
+
+
+def test_gelu_of_special_values(isa: str) -> None:
+    got = _native.gelu(np.array([0.0, -40.0, 40.0, -1e30, 1e30, np.inf, np.nan], np.float32))
+    assert got[:6].tolist() == [0, 0, 40, 0, np.float32(1e30), np.inf]
+    assert np.isnan(got[6])
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -134,7 +164,9 @@ def test_every_isa_gives_the_same_bits(n: int, seed: int) -> None:
                 _native.softmax(x),
                 _native.logsumexp(x),
                 _native.rms_norm(x, y[0], 1e-6),
+                _native.layer_norm(x, y[0], y[1], 1e-6),
                 _native.swiglu(x, y),
+                _native.gelu(x),
                 _native.add(x, y),
                 _native.rope(pairs, cos, sin, "half"),
                 _native.rope(pairs, cos, sin, "interleaved"),
@@ -148,6 +180,7 @@ def test_every_isa_gives_the_same_bits(n: int, seed: int) -> None:
     ("call", "message"),
     [
         (lambda f: _native.rms_norm(f(2, 4), f(3), 1e-5), "weight has 3 values"),
+        (lambda f: _native.layer_norm(f(2, 4), f(4), f(3), 1e-5), "need 4 values"),
         (lambda f: _native.swiglu(f(4), f(5)), "same shape"),
         (lambda f: _native.add(f(4), f(2, 2)), "same shape"),
         (lambda f: _native.softmax(f(0)), "at least one value"),

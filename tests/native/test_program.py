@@ -204,3 +204,42 @@ def test_what_a_program_borrows_outlives_its_names() -> None:
     before = view[0].copy()
     del program
     assert np.array_equal(view[0], before)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (lambda p, x, _: p.positions(x, np.zeros((9, 8), np.float32)), "another width"),
+        (lambda p, x, _: p.positions(7, np.zeros((9, WIDTH), np.float32)), "no such buffer"),
+        (lambda p, x, v: p.layer_norm(x, v, v[:8], 1e-5), "another width"),
+        (lambda p, x, v: p.layer_norm(-1, v, v, 1e-5), "no such buffer"),
+        (lambda p, x, v: p.gelu(7), "no such buffer"),
+        (lambda p, x, v: p.gelu(p.buffer(8, True)), "gathered"),
+    ],
+)
+def test_rowwise_operations_fit_their_buffers(record, message: str) -> None:
+    program = _native.Program(1)
+    x = program.buffer(WIDTH, False)
+    with pytest.raises(ValueError, match=message):
+        record(program, x, np.ones(WIDTH, np.float32))
+
+
+def test_rowwise_operations_see_each_sequence_at_its_positions() -> None:
+    rng = np.random.default_rng(3)
+    table = rng.standard_normal((9, WIDTH)).astype(np.float32)
+    gain, shift = rng.standard_normal((2, WIDTH)).astype(np.float32)
+    for n_threads in (1, 2, 3):
+        program = _native.Program(n_threads)
+        x = program.buffer(WIDTH, False)
+        program.embed(weight(), x)
+        program.positions(x, table)
+        program.layer_norm(x, gain, shift, 1e-5)
+        program.gelu(x)
+        program.reserve(8, 1)
+        tokens = (3, 1, 4, 1, 5)
+        run(program, tokens=tokens, bounds=[(0, 2, 7), (2, 5, 0)])
+        rows = weight().rows(np.array(tokens)) + table[[7, 8, 0, 1, 2]]
+        want = _native.gelu(_native.layer_norm(rows, gain, shift, 1e-5))
+        assert np.array_equal(program.rows(x)[:5], want)
+        with pytest.raises(ValueError, match="sequence bounds"):
+            run(program, tokens=tokens, bounds=[(0, 2, 8), (2, 5, 0)])  # position 9 has no row
