@@ -75,6 +75,75 @@ def hf_oracle(model_dir: Path) -> Any:
 
 
 @cache
+def bert_model(pooling: str = "mean", **overrides: Any) -> Path:
+    """Return the directory of a random BERT encoder with a WordPiece tokenizer of letters.
+
+    With `pooling` "mean" there are no pooling files, so that defaults apply; "cls" comes with
+    the files of sentence-transformers, which also say that nothing is normalised.
+    """
+    import torch
+    import transformers
+
+    keys: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 48,
+        "intermediate_size": 104,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 600,
+        "initializer_range": 0.15,
+    }
+    torch.manual_seed(20_240_602)
+    model = transformers.BertModel(transformers.BertConfig(**keys | overrides))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("LayerNorm.weight"):
+                parameter.uniform_(0.5, 1.5)
+            elif name.endswith(".bias"):
+                parameter.normal_(0.0, 0.2)
+    folder = Path(tempfile.mkdtemp(prefix="bert-", dir=_root()))
+    model.save_pretrained(folder)
+    _write_wordpiece(folder)
+    if pooling != "mean":
+        steps = [("Transformer", ""), ("Pooling", "1_Pooling")]
+        modules = [{"type": f"sentence_transformers.models.{t}", "path": p} for t, p in steps]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 200}')
+        (folder / "1_Pooling").mkdir()
+        modes = {"word_embedding_dimension": 48, f"pooling_mode_{pooling}": True}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    return folder
+
+
+def bert_oracle(model_dir: Path) -> Any:
+    """Load the transformers encoder at `model_dir` in float32 with eager attention."""
+    import torch
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="eager")
+    return model.eval()
+
+
+def _write_wordpiece(folder: Path) -> None:
+    """Write a lower-casing WordPiece tokenizer whose words are letters and pairs of letters."""
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import WordPiece
+
+    letters = "etaoinshrdlucmfwypvbgkqjxz"
+    texts = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{a}" for a in letters)]
+    texts += [a + b for a in letters for b in letters][: VOCAB_SIZE - len(texts)]
+    vocabulary = {text: i for i, text in enumerate(texts)}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(texts[:4])
+    tokenizer.enable_truncation(8)  # as files come; nothing may be cut silently
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@cache
 def _root() -> Path:
     root = Path(tempfile.mkdtemp(prefix="capax-test-models-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)

@@ -334,6 +334,7 @@ def test_any_gguf_metadata_is_bounded_or_refused(
 
 def test_the_unchanged_examples_are_accepted() -> None:
     """The property tests above would pass if everything were refused."""
-    for family in FAMILIES:
-        assert_bounded(config_from_hf(HF | {"model_type": family}))
+    for name, family in FAMILIES.items():
+        if not family.is_encoder:
+            assert_bounded(config_from_hf(HF | {"model_type": name}))
     assert_bounded(config_from_gguf(GGUF, SHAPES))

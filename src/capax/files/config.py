@@ -14,6 +14,7 @@ from capax.errors import ConfigError
 
 RopeStyle = Literal["interleaved", "half"]
 RopeScaling = Literal["none", "linear", "llama3", "yarn"]
+Pooling = Literal["mean", "cls"]
 
 MAX_LAYERS = 1_024
 MAX_D_MODEL = 1 << 20
@@ -23,6 +24,7 @@ MAX_D_FFN = 1 << 23
 MAX_VOCAB_SIZE = 1 << 24
 MAX_CONTEXT_LEN = 1 << 27
 MAX_EOS_IDS = 64
+MAX_TOKEN_TYPES = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Family:
     qkv_bias: bool = False
     qk_norm: bool = False
     has_gguf_name: bool = True
+    is_encoder: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -48,6 +51,7 @@ FAMILIES: dict[str, Family] = {
         Family("mistral", "interleaved", has_gguf_name=False),
         Family("qwen2", "half", qkv_bias=True),
         Family("qwen3", "half", qk_norm=True),
+        Family("bert", "half", qkv_bias=True, has_gguf_name=False, is_encoder=True),
     )
 }
 
@@ -115,12 +119,36 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """What only encoders have, whose tokens attend to each other both ways.
+
+    `n_token_types`: segments a text may consist of; everything is of type 0 here.
+    `pooling`: how a text's rows become one, their mean or the first row ("cls").
+    `normalize`: whether an embedding is brought to length 1.
+    `max_tokens`: longest text the model's author means it for, at most `context_len`.
+    """
+
+    n_token_types: int
+    pooling: Pooling = "mean"
+    normalize: bool = True
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        check_whole("n_token_types", self.n_token_types, 1, MAX_TOKEN_TYPES)
+        check_one_of("pooling", self.pooling, get_args(Pooling))
+        if not isinstance(self.normalize, bool):
+            raise ConfigError(f"normalize is {self.normalize!r:.60}; true or false is needed")
+        check_whole("max_tokens", self.max_tokens, 1, MAX_CONTEXT_LEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The shape of a decoder-only transformer, checked as a whole on construction.
+    """The shape of a transformer, checked as a whole on construction.
 
     `sliding_window` W: a token attends to itself and the W - 1 tokens before it, in the
     layers where `sliding_layers[layer]` is true (empty: in all layers); None: no window.
     `eos_ids`: every id that ends a text. `norm_eps` is added to the mean square.
+    `rope` is None and `encoder` given for encoders, whose positions are learned vectors.
     Raises `ConfigError` naming field, value and bound.
     """
 
@@ -134,7 +162,8 @@ class ModelConfig:
     vocab_size: int
     context_len: int
     norm_eps: float
-    rope: RopeConfig
+    rope: RopeConfig | None
+    encoder: EncoderConfig | None = None
     sliding_window: int | None = None
     sliding_layers: tuple[bool, ...] = ()
     qkv_bias: bool = False
@@ -146,7 +175,7 @@ class ModelConfig:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        _family(self.architecture)
+        family = _family(self.architecture)
         check_whole("n_layers", self.n_layers, 1, MAX_LAYERS)
         check_whole("d_model", self.d_model, 1, MAX_D_MODEL)
         check_whole("n_heads", self.n_heads, 1, MAX_HEADS)
@@ -160,9 +189,13 @@ class ModelConfig:
             raise ConfigError(
                 f"n_heads is {self.n_heads}, which n_kv_heads {self.n_kv_heads} does not divide"
             )
-        if not isinstance(self.rope, RopeConfig):
+        if family.is_encoder:
+            self._check_encoder()
+        elif self.encoder is not None:
+            raise ConfigError(f"encoder is given but {self.architecture} models are decoders")
+        elif not isinstance(self.rope, RopeConfig):
             raise ConfigError(f"rope is {self.rope!r:.60}; a RopeConfig is needed")
-        if self.rope.dim != self.head_dim:
+        elif self.rope.dim != self.head_dim:
             raise ConfigError(
                 f"rope.dim is {self.rope.dim} but head_dim is {self.head_dim}; "
                 f"{self.architecture} models with partly rotated heads are not supported"
@@ -185,6 +218,27 @@ class ModelConfig:
             raise ConfigError(f"eos_ids has {len(self.eos_ids)} ids; at most {MAX_EOS_IDS} fit")
         for eos_id in self.eos_ids:
             check_whole("eos_ids", eos_id, 0, self.vocab_size - 1)
+
+    def _check_encoder(self) -> None:
+        if not isinstance(self.encoder, EncoderConfig) or self.rope is not None:
+            raise ConfigError(f"{self.architecture} models need an EncoderConfig and no rope")
+        if self.encoder.max_tokens > self.context_len:
+            raise ConfigError(
+                f"max_tokens is {self.encoder.max_tokens}, more than the {self.context_len} "
+                "positions the model has"
+            )
+        if self.n_kv_heads != self.n_heads or self.n_heads * self.head_dim != self.d_model:
+            raise ConfigError(
+                f"{self.n_heads} heads of {self.head_dim} with {self.n_kv_heads} for keys do not "
+                f"make up d_model {self.d_model}"
+            )
+        if self.head_dim % 2:
+            raise ConfigError(f"head_dim is {self.head_dim}; an even number is needed")
+
+    @property
+    def n_cache_layers(self) -> int:
+        """Layers whose keys and values exist at a time: an encoder's overwrite each other."""
+        return self.n_layers if self.encoder is None else 1
 
     @property
     def d_q(self) -> int:

@@ -44,8 +44,9 @@ class ModelDescription:
     vocab_size: int
     context_len: int
     sliding_window: int | None
-    rope_base: float
-    rope_scaling: str
+    rope_base: float | None
+    rope_scaling: str | None
+    pooling: str | None
     tied_embeddings: bool
     licence: str | None
     tokenizer: str
@@ -94,8 +95,9 @@ def describe_model(path: Path) -> ModelDescription:
         vocab_size=config.vocab_size,
         context_len=config.context_len,
         sliding_window=config.sliding_window,
-        rope_base=config.rope.base,
-        rope_scaling=config.rope.scaling,
+        rope_base=config.rope.base if config.rope else None,
+        rope_scaling=config.rope.scaling if config.rope else None,
+        pooling=config.encoder.pooling if config.encoder else None,
         tied_embeddings=config.tied_embeddings,
         licence=config.license,
         tokenizer=kind,

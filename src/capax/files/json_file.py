@@ -16,11 +16,23 @@ from capax.files.opening import open_regular
 
 def read_json_object(path: Path, max_nbytes: int) -> dict[str, Any]:
     """Read the object in the file at `path`, which may have at most `max_nbytes`."""
+    return parse_json_object(_read(path, max_nbytes), str(path), strict=False)
+
+
+def read_json_list(path: Path, max_nbytes: int) -> list[Any]:
+    """Read the list in the file at `path`, which may have at most `max_nbytes`."""
+    value = _parse(_read(path, max_nbytes), str(path), strict=False)
+    if not isinstance(value, list):
+        raise FileFormatError(f"{path} is a JSON {type(value).__name__}; a list is needed")
+    return value
+
+
+def _read(path: Path, max_nbytes: int) -> bytes:
     with open_regular(path) as f:
         raw = f.read(max_nbytes + 1)
     if len(raw) > max_nbytes:
         raise FileFormatError(f"{path}: is larger than the {max_nbytes:,} bytes allowed")
-    return parse_json_object(raw, str(path), strict=False)
+    return raw
 
 
 def parse_json_object(raw: bytes, what: str, *, strict: bool = True) -> dict[str, Any]:
@@ -29,7 +41,13 @@ def parse_json_object(raw: bytes, what: str, *, strict: bool = True) -> dict[str
     Not `strict` admits NaN and Infinity, which `json.dump` writes into configs, and
     reads the integer -0 as 0.
     """
+    value = _parse(raw, what, strict)
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{what} is a JSON {type(value).__name__}; an object is needed")
+    return value
 
+
+def _parse(raw: bytes, what: str, strict: bool) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
@@ -59,6 +77,4 @@ def parse_json_object(raw: bytes, what: str, *, strict: bool = True) -> dict[str
         raise FileFormatError(f"{what} is not valid UTF-8 at byte {e.start}") from e
     except (ValueError, RecursionError) as e:
         raise FileFormatError(f"{what} is not valid JSON: {e}") from e
-    if not isinstance(value, dict):
-        raise FileFormatError(f"{what} is a JSON {type(value).__name__}; an object is needed")
     return value

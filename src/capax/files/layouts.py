@@ -123,11 +123,69 @@ DENSE_DECODER: tuple[TensorRule, ...] = (
     ),
 )
 
+
+def _encoder_rules() -> tuple[TensorRule, ...]:
+    """Every part of a BERT layer is a linear map or a layer norm, all with a bias."""
+    layer, hf_layer = "blk.{}.", "encoder.layer.{}."
+
+    def vectors(name: str, hf: str, width: Callable[[ModelConfig], int]) -> Iterator[TensorRule]:
+        for part in ("weight", "bias"):
+            yield TensorRule(f"{name}.{part}", f"{hf}.{part}", lambda c: (width(c),))
+
+    def linear(
+        name: str,
+        hf: str,
+        n_out: Callable[[ModelConfig], int],
+        n_in: Callable[[ModelConfig], int],
+    ) -> Iterator[TensorRule]:
+        yield TensorRule(
+            f"{layer}{name}.weight", f"{hf_layer}{hf}.weight", lambda c: (n_out(c), n_in(c))
+        )
+        yield TensorRule(f"{layer}{name}.bias", f"{hf_layer}{hf}.bias", lambda c: (n_out(c),))
+
+    def d_model(c: ModelConfig) -> int:
+        return c.d_model
+
+    def d_ffn(c: ModelConfig) -> int:
+        return c.d_ffn
+
+    def n_token_types(c: ModelConfig) -> int:
+        return c.encoder.n_token_types if c.encoder else 0
+
+    return (
+        TensorRule(
+            "token_embd.weight",
+            "embeddings.word_embeddings.weight",
+            lambda c: (c.vocab_size, c.d_model),
+        ),
+        TensorRule(
+            "position_embd.weight",
+            "embeddings.position_embeddings.weight",
+            lambda c: (c.context_len, c.d_model),
+        ),
+        TensorRule(
+            "token_types.weight",
+            "embeddings.token_type_embeddings.weight",
+            lambda c: (n_token_types(c), c.d_model),
+        ),
+        *vectors("token_embd_norm", "embeddings.LayerNorm", d_model),
+        *linear("attn_q", "attention.self.query", d_model, d_model),
+        *linear("attn_k", "attention.self.key", d_model, d_model),
+        *linear("attn_v", "attention.self.value", d_model, d_model),
+        *linear("attn_output", "attention.output.dense", d_model, d_model),
+        *vectors(f"{layer}attn_output_norm", f"{hf_layer}attention.output.LayerNorm", d_model),
+        *linear("ffn_up", "intermediate.dense", d_ffn, d_model),
+        *linear("ffn_down", "output.dense", d_model, d_ffn),
+        *vectors(f"{layer}layer_output_norm", f"{hf_layer}output.LayerNorm", d_model),
+    )
+
+
 LAYOUTS: dict[str, tuple[TensorRule, ...]] = {
     "llama": DENSE_DECODER,
     "mistral": DENSE_DECODER,
     "qwen2": DENSE_DECODER,
     "qwen3": DENSE_DECODER,
+    "bert": _encoder_rules(),
 }
 
 

