@@ -26,3 +26,16 @@ def smollm2() -> Path:
     except CapaxError as error:
         pytest.skip(f"needs the real model, run 'capax pull smollm2-135m' first ({error})")
     return path
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real all-MiniLM-L6-v2 directory: CAPAX_TEST_EMBEDDING_MODEL, or the registry's."""
+    from capax.files.registry import resolve
+
+    name = os.environ.get("CAPAX_TEST_EMBEDDING_MODEL", "all-minilm-l6-v2")
+    try:
+        path = resolve(name)
+    except CapaxError as error:
+        pytest.skip(f"needs the real model, run 'capax pull all-minilm-l6-v2' first ({error})")
+    return path

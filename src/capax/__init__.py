@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from capax.decoding.params import SamplingParams
+    from capax.engine.embedder import Embedder
     from capax.engine.llm import LLM
     from capax.engine.outputs import CompletionOutput, RequestOutput, Score, StreamPiece
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "CompletionOutput",
+    "Embedder",
     "RequestOutput",
     "SamplingParams",
     "Score",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Embedder": "capax.engine.embedder",
     "LLM": "capax.engine.llm",
     "SamplingParams": "capax.decoding.params",
     "CompletionOutput": "capax.engine.outputs",

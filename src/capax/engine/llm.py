@@ -100,6 +100,11 @@ class LLM:
         with _native.DefaultFloatEnvironment():  # also what is derived here decides bits
             self.file: ModelFile = open_model(resolve(model))
         self.config: ModelConfig = self.file.config
+        if self.config.encoder is not None:
+            raise ConfigError(
+                f"{self.name} is a {self.config.architecture} encoder, which writes no text; "
+                "embed texts with it by capax.Embedder or 'capax embed'"
+            )
         self.seed = seed
         machine = read_machine()
         self.plan: Plan = plan_run(

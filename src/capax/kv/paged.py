@@ -34,9 +34,9 @@ _EXPORT_MAGIC = b"capaxkv1"
 
 
 def page_nbytes(config: ModelConfig, kv_type: KVType) -> int:
-    """Return the bytes of one page: 64 positions over all layers and KV heads."""
+    """Return the bytes of one page: 64 positions over all kept layers and KV heads."""
     layout = _native.KVLayout(kv_type, config.n_kv_heads, config.head_dim, config.head_dim)
-    return layout.layer_page_nbytes * config.n_layers
+    return layout.layer_page_nbytes * config.n_cache_layers
 
 
 def pages_for(n_tokens: int) -> int:
@@ -55,7 +55,7 @@ class PagePool:
         self.config = config
         self.kv_type = kv_type
         self.layout = _native.KVLayout(kv_type, config.n_kv_heads, config.head_dim, config.head_dim)
-        self.native = _native.PagePool(self.layout.layer_page_nbytes * config.n_layers, n_pages)
+        self.native = _native.PagePool(page_nbytes(config, kv_type), n_pages)
 
     @property
     def n_free(self) -> int:

@@ -79,7 +79,7 @@ class Model:
         self.max_logit_rows = max_logit_rows
         self.native = _native.Program(n_threads)
         self._tensors = tensors
-        self._program = ProgramBuilder(config, rotary_tables(config.rope, context_len), self.native)
+        self._program = ProgramBuilder(config, rotary_tables(config, context_len), self.native)
         build(self._program, tensors)
         self.native.reserve(max_tokens, max_logit_rows)
 
@@ -197,7 +197,7 @@ class Model:
             if norm is not None:
                 heads = _native.rms_norm(heads, norm.gain, norm.eps)
             tables = self._program.rotary
-            return _native.rope(heads, tables.cos[at], tables.sin[at], c.rope.style)
+            return _native.rope(heads, tables.cos[at], tables.sin[at], tables.style)
 
         inputs = AttentionInput(
             view(attention.k),

@@ -56,6 +56,7 @@ class ProgramBuilder:
     rotary: RotaryTables
     native: _native.Program
     attentions: list[Attention] = field(default_factory=list)
+    tables: list[Floats] = field(default_factory=list)  # that operations read, besides `rotary`
     widths: dict[int, int] = field(default_factory=dict)  # of buffers with a row for each token
     head: int = -1  # index of the first operation of the head
     logits: int = -1  # buffer [n_logit_rows, vocab_size]
@@ -105,7 +106,6 @@ class ProgramBuilder:
         norm: Norm,
         q_norm: Norm | None = None,
         k_norm: Norm | None = None,
-        causal: bool = True,
     ) -> None:
         """Normalise (if asked) and rotate q and k, append k and v to the cache, attend.
 
@@ -123,15 +123,40 @@ class ProgramBuilder:
             c.head_dim,
             self.rotary.cos,
             self.rotary.sin,
-            c.rope.style == "interleaved",
+            self.rotary.style == "interleaved",
             q_norm.gain if q_norm else None,
             k_norm.gain if k_norm else None,
             q_norm.eps if q_norm else 0.0,
             c.attention_scale,
             c.window_of(layer) or 0,
-            causal,
+            True,
         )
         self.attentions.append(Attention(operation, layer, x, q, k, v, out, norm, q_norm, k_norm))
+
+    def encoder_attention(self, *, q: int, k: int, v: int, out: int) -> None:
+        """Let every token of a text attend to all of them.
+
+        Keys and values go where those of the layer before were: nobody reads them again.
+        """
+        c = self.config
+        cos, sin = self.rotary.cos, self.rotary.sin
+        self.native.attention(
+            0, q, k, v, out, c.n_heads, c.n_kv_heads, c.head_dim, cos, sin, False, None, None, 0.0,
+            c.attention_scale, 0, False,
+        )  # fmt: skip
+
+    def positions(self, table: Floats, x: int) -> None:
+        """x[t] += table[position of t]; table: float32 [n_positions, width of x]."""
+        self.tables.append(table)
+        self.native.positions(x, table)
+
+    def layer_norm(self, x: int, weight: Floats, bias: Floats) -> None:
+        """Normalise every row of x in place (Ba et al., 2016, arXiv 1607.06450)."""
+        self.native.layer_norm(x, weight, bias, self.config.norm_eps)
+
+    def gelu(self, x: int) -> None:
+        """Multiply x by Phi(x) in place (GELU, Hendrycks and Gimpel, 2016, arXiv 1606.08415)."""
+        self.native.gelu(x)
 
     def gather(self, x: int) -> int:
         """Return a buffer with only the rows whose logits are wanted.

@@ -20,24 +20,34 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from capax.files.config import RopeConfig
+from capax.files.config import ModelConfig, RopeConfig, RopeStyle
 
 Floats = npt.NDArray[np.float32]
 
 
 class RotaryTables(NamedTuple):
-    """`cos`, `sin`: float32 [n_positions, dim / 2]."""
+    """`cos`, `sin`: float32 [n_positions, dim / 2]; `style`: which numbers form a pair."""
 
     cos: Floats
     sin: Floats
+    style: RopeStyle
 
 
-def rotary_tables(rope: RopeConfig, n_positions: int) -> RotaryTables:
-    """Return the tables for positions 0 .. n_positions - 1."""
+def rotary_tables(config: ModelConfig, n_positions: int) -> RotaryTables:
+    """Return the tables for positions 0 .. n_positions - 1.
+
+    A model without rotation gets the angle 0 everywhere, which changes no number.
+    """
+    rope = config.rope
+    if rope is None:
+        shape = n_positions, config.head_dim // 2
+        return RotaryTables(np.ones(shape, np.float32), np.zeros(shape, np.float32), "half")
     angles = np.outer(np.arange(n_positions, dtype=np.float64), frequencies(rope))
     factor = rope.attention_factor
     return RotaryTables(
-        (np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32)
+        (np.cos(angles) * factor).astype(np.float32),
+        (np.sin(angles) * factor).astype(np.float32),
+        rope.style,
     )
 
 

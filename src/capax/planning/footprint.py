@@ -136,7 +136,8 @@ def kv_nbytes(config: ModelConfig, kv_type: KVType, context_len: int, n_sequence
 def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
     """Return the bytes of activations, logits, rotary tables and what operations work in.
 
-    Activations are float32 rows for one chunk, and behind the last attention for the rows
+    An encoder's learned positions are tables as the rotary ones. Activations are float32 rows
+    for one chunk, and behind the last attention for the rows
     whose logits are wanted. Operations run one after another and share one memory, as large
     as the largest of them needs.
     """
@@ -144,11 +145,12 @@ def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
     widths = c.d_model + 2 * c.d_q + 2 * c.d_kv + 2 * c.d_ffn
     activations = 4 * shape.prefill_chunk * widths
     logits = 4 * shape.logit_rows * (c.vocab_size + c.d_model + c.d_q + 2 * c.d_ffn)
-    rotary = 4 * shape.context_len * c.rope.dim
+    rotary = 4 * shape.context_len * c.head_dim
+    positions = 4 * c.context_len * c.d_model if c.encoder else 0
     operations = max(
         _linear_nbytes(model, shape), _attention_nbytes(c, shape), _sampling_nbytes(c, shape)
     )
-    return activations + logits + rotary + operations + _ALIGNMENT_NBYTES
+    return activations + logits + rotary + positions + operations + _ALIGNMENT_NBYTES
 
 
 def _linear_nbytes(model: ModelFile, shape: Shape) -> int:

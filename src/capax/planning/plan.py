@@ -172,7 +172,7 @@ def plan_run(
     """Plan a run of `model` within `budget`, reading nothing but the headers already read.
 
     `context_len`: tokens per sequence, None: the model's own, shrunk if it must be.
-    `kv_type`: as `parse_kv_type`, None: f16, or int8 where only that fits.
+    `kv_type`: as `parse_kv_type`, None: f16 (f32 for encoders), or int8 where only that fits.
     `probe`: the machine's figures; without one there is no prediction.
     `name`: what the user calls the model, for messages; None: the name of its file.
     Raises DoesNotFit (a CapacityError) with what would fit; ConfigError for a value outside
@@ -181,7 +181,9 @@ def plan_run(
     machine = machine or read_machine()
     choice = usable_threads(machine)
     n_threads = choice.n if threads is None else threads
-    full = model.config.context_len if context_len is None else context_len
+    encoder = model.config.encoder
+    own = encoder.max_tokens if encoder else model.config.context_len
+    full = own if context_len is None else context_len
     _check("context length", full, 1, model.config.context_len, "the model was trained for")
     _check("threads", n_threads, 1, MAX_THREADS, "capax runs at most")
     _check("prefill chunk", prefill_chunk, 1, 1 << 16, "capax takes at most")
@@ -192,9 +194,10 @@ def plan_run(
         limit=budget.resolve(machine),
         shape=Shape(
             context_len=full,
-            kv_type="f16" if kv_type is None else parse_kv_type(kv_type),
+            kv_type=("f32" if encoder else "f16") if kv_type is None else parse_kv_type(kv_type),
             threads=n_threads,
-            prefill_chunk=min(prefill_chunk, full),
+            # An encoder sees a text as a whole or not at all.
+            prefill_chunk=max(prefill_chunk, full) if encoder else min(prefill_chunk, full),
             n_sequences=n_sequences,
             logit_rows=logit_rows,
         ),
@@ -215,7 +218,7 @@ def plan_run(
             name: "streamed" if name in shape.streamed else "packed" for name in matrix_names(model)
         },
         footprint=footprint(model, shape),
-        prediction=None if probe is None else predict(model, shape, probe),
+        prediction=None if probe is None or encoder else predict(model, shape, probe),
         notes=tuple(_notes(wish, shape, budget)),
     )
 
@@ -288,9 +291,11 @@ class _Wish:
         """An embedding that is only looked up comes first: one row per token costs nothing."""
         output = output_name(self.model)
         lookup = [] if self.model.config.tied_embeddings else ["token_embd.weight"]
-        inner = [n for n in reversed(matrix_names(self.model)) if n not in (output, *lookup)]
-        yield [*lookup, *inner, output]
-        yield [*lookup, output, *inner]
+        names = matrix_names(self.model)
+        inner = [n for n in reversed(names) if n not in (output, *lookup)]
+        last = [output] if output in names else []  # an encoder has no logits
+        yield [*lookup, *inner, *last]
+        yield [*lookup, *last, *inner]
 
     def shortest(self, shape: Shape, order: list[str]) -> Shape | None:
         """Return `shape` with the shortest beginning of `order` streamed that fits."""
