@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 import capax
+from capax.engine.outputs import FinishReason
 from capax.serving.histogram import BETWEEN_TOKENS_S, FIRST_TOKEN_S, REQUEST_S, Histogram
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from capax.engine.outputs import RequestOutput
     from capax.serving.state import Server
 
-FINISH_REASONS = ("stop", "length", "error", "cancelled")
+FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
 
 # capax's histogram -> (its text, vLLM's name)
 _HISTOGRAMS = {
