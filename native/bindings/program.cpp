@@ -144,8 +144,8 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
   return sampled;
 }
 
-void run_head(RecordedProgram& self, int64_t begin, Vector<int32_t> logit_rows) {
-  const int64_t end = checked_range(self, begin, self.program.n_operations());
+void run_head(RecordedProgram& self, int64_t begin, Vector<int32_t> logit_rows, std::optional<int64_t> last) {
+  const int64_t end = checked_range(self, begin, last.value_or(self.program.n_operations()));
   if (begin < self.head_begin) throw nb::value_error("the head does not read tokens");
   Step step;
   step.n_tokens = self.last_n_tokens;
@@ -320,8 +320,8 @@ void bind_program(nb::module_& m) {
            "layout"_a.none(), "logit_rows"_a, "samplers"_a,
            "Run operations [begin, end) over a step; bounds: int32 [n_sequences, 3] of first row, end row, position. "
            "samplers: one for each logit row, or none; what they chose is returned as `Sampler.sample` does.")
-      .def("run_head", &run_head, "begin"_a, "logit_rows"_a,
-           "Run operations from `begin` on for rows of the step that ran last.")
+      .def("run_head", &run_head, "begin"_a, "logit_rows"_a, "end"_a = nb::none(),
+           "Run operations from `begin` on, up to `end` if given, for rows of the step that ran last.")
       .def(
           "rows",
           [](nb::handle_t<RecordedProgram> handle, int buffer) {

@@ -10,7 +10,7 @@ import pytest
 
 from capax import LLM
 from capax.engine.embedder import Embedder
-from capax.errors import CapacityError, ConfigError, FileFormatError
+from capax.errors import CapacityError, ConfigError, ContextLengthError, FileFormatError
 from tests.models import bert_model, hf_model
 
 
@@ -38,7 +38,7 @@ def test_the_context_is_what_the_author_says_unless_asked(embedder: Embedder) ->
 
 def test_a_long_text_is_refused_with_both_counts_or_cut_when_asked(embedder: Embedder) -> None:
     text = "e " * 300
-    with pytest.raises(ConfigError, match=r"text 1 has 302 tokens .* 1 to 200"):
+    with pytest.raises(ConfigError, match=r"text 1 has 302 tokens .* at most 200"):
         embedder.embed(["e", text])
     cut = embedder.embed(text, truncate=200)
     assert np.array_equal(cut, embedder.embed("e " * 198))  # the last token stays the last
@@ -49,7 +49,7 @@ def test_a_long_text_is_refused_with_both_counts_or_cut_when_asked(embedder: Emb
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([[]], "text 0 has 0 tokens"),
+        ([[2], []], "text 1 is empty"),
         ([[2, 3], [2, 320, 3]], "text 1 has token id 320"),
         ([[2, -1, 3]], "token id -1"),
         ([[2, True, 3]], "contains True"),
@@ -127,3 +127,31 @@ def test_damaged_weights_are_an_error_of_their_texts(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="text 1 gives numbers that are not finite"):
         embedder.embed([[2, 8, 3], [2, 7, 3]])
     assert np.array_equal(embedder.embed([[2, 8, 3]]), clean)
+
+
+def test_a_decoder_embeds_by_the_mean_of_its_hidden_states() -> None:
+    import torch
+
+    from tests.models import hf_oracle
+
+    llm = LLM(hf_model("llama"), kv="f32", prefill_chunk=16)
+    rng = np.random.default_rng(5)
+    texts = [rng.integers(0, 320, n).tolist() for n in (1, 7, 40)]
+    embeddings = llm.embed(texts)
+    model = hf_oracle(hf_model("llama")).model
+    for ids, ours in zip(texts, embeddings, strict=True):
+        with torch.no_grad():
+            mean = model(torch.tensor([ids])).last_hidden_state[0].mean(0).numpy()
+        assert np.abs(ours - mean / np.linalg.norm(mean)).max() < 1e-5
+    one_chunk = LLM(hf_model("llama"), kv="f32", threads=2).embed(texts)
+    assert np.array_equal(one_chunk, embeddings)
+    llm._engine.check_integrity()
+
+
+def test_a_decoder_refuses_what_it_cannot_embed() -> None:
+    llm = LLM(hf_model("llama"), ctx_size=64)
+    with pytest.raises(ConfigError, match="text 1 is empty"):
+        llm.embed(["a", ""])
+    with pytest.raises(ContextLengthError, match=r"text 0 has 65 tokens .* at most 64"):
+        llm.embed([[5] * 65])
+    assert np.array_equal(llm.embed([[5] * 65], truncate=64), llm.embed([[5] * 64]))

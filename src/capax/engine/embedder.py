@@ -79,7 +79,7 @@ class Embedder:
         )
         self.threads = self.plan.threads
         self.tokenizer = load_tokenizer(self.file)
-        self._texts = TextTokens(self.tokenizer, self.config.vocab_size, self.context_len)
+        self.text_tokens = TextTokens(self.tokenizer, self.config.vocab_size, self.context_len)
         with _native.DefaultFloatEnvironment():
             self._pool = PagePool(self.config, self.plan.kv_type, self.plan.n_pages)
             self._encoder = Encoder(
@@ -116,13 +116,13 @@ class Embedder:
 
         Rows are pooled as the model says, for all-MiniLM-L6-v2 by their mean, and brought to
         length 1 if it says so. `truncate`: cut texts to so many tokens, keeping their
-        beginning; without it a text that is too long raises ConfigError with both counts.
+        beginning; without it a text that is too long raises ContextLengthError.
         """
-        return self.embed_ids(self._texts.ids_of(texts, truncate))
+        return self.embed_ids(self.text_tokens.ids_of(texts, truncate))
 
     def embed_ids(self, texts: Sequence[Sequence[int]]) -> Floats:
         """Return the embedding of each list of token ids, special tokens included."""
-        ids = [self._texts.checked(i, text) for i, text in enumerate(texts)]
+        ids = [self.text_tokens.checked(i, text) for i, text in enumerate(texts)]
         out = np.empty((len(ids), self.n_dimensions), np.float32)
         with _native.DefaultFloatEnvironment(), self._lock:
             for begin, end in self._steps(ids):

@@ -38,6 +38,7 @@ from capax.engine.outputs import (
     Usage,
 )
 from capax.engine.sequence import Event, Request
+from capax.engine.texts import Floats, Texts, TextTokens, check_finite, normalized
 from capax.errors import ConfigError, ContextLengthError
 from capax.files.chat_template import encode_chat
 from capax.files.config import ModelConfig
@@ -135,6 +136,7 @@ class LLM:
             )
         n_pages = pages_for(self.plan.context_len) * self.plan.n_sequences
         self._pool = PagePool(self.config, self.plan.kv_type, n_pages)
+        self.text_tokens = TextTokens(self.tokenizer, self.config.vocab_size, self.context_len)
         self._engine = Engine(self._model, self._pool, self.tokenizer)
         self._contexts_lock = threading.Lock()
         self.load_seconds = time.perf_counter() - started
@@ -259,6 +261,39 @@ class LLM:
                     stack.enter_context(self._engine.direct_cache(n_tokens)) for _ in range(n)
                 ]
             yield Contexts(self._engine, self._model, caches)
+
+    # --- embedding ----------------------------------------------------------------------
+
+    @property
+    def n_dimensions(self) -> int:
+        """Numbers in an embedding."""
+        return self.config.d_model
+
+    def embed(self, texts: Texts, *, truncate: int | None = None) -> Floats:
+        """Return the embedding of each text (or list of token ids): float32 [n, n_dimensions].
+
+        The mean of the text's final hidden states, after the last norm, brought to length 1.
+        Models trained to write are middling at this; `Embedder` runs those trained for it.
+        `truncate`: cut texts to so many tokens, keeping their beginning; without it a text
+        that is too long raises ContextLengthError with both counts.
+        """
+        return self.embed_ids(self.text_tokens.ids_of(texts, truncate))
+
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> Floats:
+        """Return the embedding of each list of token ids."""
+        ids = [self.text_tokens.checked(i, text).tolist() for i, text in enumerate(texts)]
+        out = np.empty((len(ids), self.n_dimensions), np.float32)
+        for i, text in enumerate(ids):
+            total = np.zeros(self.n_dimensions)
+
+            def add(_: int, hidden: Floats, total: npt.NDArray[np.float64] = total) -> None:
+                for row in hidden:  # one by one: the order must not depend on the chunks
+                    total += row
+
+            self._forward_all(text, add, head=self._model.run_hidden)
+            out[i] = normalized(total / len(text))
+        check_finite(out)
+        return out
 
     # --- benchmarking -------------------------------------------------------------------
 
@@ -423,9 +458,14 @@ class LLM:
         ids: list[int],
         keep: Callable[[int, npt.NDArray[np.float32]], None],
         chunk: int | None = None,
+        head: Callable[[npt.NDArray[np.int32]], Floats] | None = None,
     ) -> None:
-        """Compute every row's logits, a few rows at a time: keep(first row, logits)."""
+        """Compute every row's logits, a few rows at a time: keep(first row, logits).
+
+        `head`: what else to compute of rows, in place of `Model.run_head`.
+        """
         model = self._model
+        head = head or model.run_head
         check_number("chunk", chunk, COUNT)
         chunk = min(chunk or model.max_tokens, model.max_tokens)
         with self._engine.direct_cache(len(ids)) as cache:
@@ -440,7 +480,7 @@ class LLM:
                         rows = np.arange(
                             row, min(row + model.max_logit_rows, len(part)), dtype=np.int32
                         )
-                        keep(begin + row, model.run_head(rows))
+                        keep(begin + row, head(rows))
 
     def _bench(self, n_tokens: int, depth: int, chunk: int) -> float:
         if n_tokens < 1 or depth < 0 or depth + n_tokens > self.context_len:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capax.decoding.params import INT32_MAX, Limits, check_number, elements_of, show
-from capax.errors import ConfigError, FileFormatError
+from capax.errors import ConfigError, ContextLengthError, FileFormatError
 from capax.files.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
@@ -40,10 +40,12 @@ class TextTokens:
 
     def checked(self, index: int, ids: Sequence[int]) -> Ids:
         """Return the ids of text number `index` as int32 [n]; ConfigError names what is wrong."""
-        if not 0 < len(ids) <= self._context_len:
-            raise ConfigError(
-                f"text {index} has {len(ids):,} tokens but the model embeds 1 to "
-                f"{self._context_len:,}; shorten it or cut it with truncate_prompt_tokens"
+        if not len(ids):
+            raise ConfigError(f"text {index} is empty; at least one token is needed")
+        if len(ids) > self._context_len:
+            raise ContextLengthError(
+                f"text {index} has {len(ids)} tokens but the model embeds at most "
+                f"{self._context_len}; shorten it, or let it be cut with truncate"
             )
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int | np.integer):

@@ -140,13 +140,27 @@ class Model:
 
     def run_head(self, logit_rows: Ints) -> Floats:
         """Return the logits of rows of the last body: [len(logit_rows), vocab_size], a view."""
-        n = len(logit_rows)
-        if n:
-            try:
-                self.native.run_head(self._program.head, logit_rows)
-            except _native.WeightReadError as e:
-                raise FileFormatError(str(e)) from e
-        return self.logits[:n]
+        self._run_head(logit_rows, None)
+        return self.logits[: len(logit_rows)]
+
+    def run_hidden(self, rows: Ints) -> Floats:
+        """Return the final hidden states of rows of the last body: [len(rows), d_model], a copy.
+
+        They are what the output matrix sees, after the last norm.
+        """
+        program = self._program
+        assert program.output_norm is not None  # `output` was recorded
+        self._run_head(rows, program.output_operation)
+        hidden = self.native.rows(program.hidden)[: len(rows)]
+        return _native.rms_norm(hidden, program.output_norm.gain, program.output_norm.eps)
+
+    def _run_head(self, rows: Ints, end: int | None) -> None:
+        if not len(rows):
+            return
+        try:
+            self.native.run_head(self._program.head, rows, end)
+        except _native.WeightReadError as e:
+            raise FileFormatError(str(e)) from e
 
     def _advance(self, step: Step) -> None:
         for s in step.sequences:

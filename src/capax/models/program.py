@@ -59,6 +59,9 @@ class ProgramBuilder:
     tables: list[Floats] = field(default_factory=list)  # that operations read, besides `rotary`
     widths: dict[int, int] = field(default_factory=dict)  # of buffers with a row for each token
     head: int = -1  # index of the first operation of the head
+    hidden: int = -1  # buffer of what the output's norm reads [n_logit_rows, d_model]
+    output_norm: Norm | None = None
+    output_operation: int = -1  # index of the operation that makes the logits
     logits: int = -1  # buffer [n_logit_rows, vocab_size]
 
     def buffer(self, width: int) -> int:
@@ -172,6 +175,8 @@ class ProgramBuilder:
 
     def output(self, x: int, weight: NativeWeight, norm: Norm, bias: Floats | None = None) -> None:
         """Record the logits of gathered rows x, [n_logit_rows, vocab_size], and the sampling."""
+        self.hidden, self.output_norm = x, norm
+        self.output_operation = self.native.n_operations
         self.logits = self.native.buffer(weight.n_out, True)
         self.linear(x, [(weight, bias, self.logits)], norm=norm)
         self.native.sample(self.logits)
