@@ -8,7 +8,6 @@ tools, structured output and reasoning take part.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -19,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from capax.decoding.params import INT32_MAX, LIMITS, Limits
 from capax.engine.llm import LLM
 from capax.engine.outputs import PositionLogprobs, RequestOutput, StreamPiece
-from capax.errors import CapaxError, FileFormatError
+from capax.errors import FileFormatError
 from capax.files.chat_template import (
     Messages,
     encode_chat,
@@ -36,13 +35,13 @@ from capax.serving.generation import (
     INLINE_CHARS,
     Chunks,
     Generation,
-    News,
     Stopwatch,
     Submitted,
     cache_salt,
     capacity_of,
     check_fits,
     check_piece,
+    finished,
     off_loop,
     probe_length,
     sampling_params,
@@ -289,13 +288,12 @@ class ChatAnswer:
 
     async def whole(self, submitted: Submitted) -> dict[str, Any]:
         """Wait for all choices and return the response's JSON."""
-        async with aclosing(submitted.news()) as news:
-            async for batch in news:
-                for _, piece in batch:
-                    check_piece(piece)
-                    self._choices[piece.index].push(piece)
-                    self._output = piece.output or self._output
-        output = self._finished()
+        async for pieces in submitted.only:
+            for piece in pieces:
+                check_piece(piece)
+                self._choices[piece.index].push(piece)
+            self._output = pieces[-1].output
+        output = finished(self._output)
         body = self._body
         more: dict[str, Any] = {}
         if body.prompt_logprobs is not None and output.prompt_logprobs is not None:
@@ -322,13 +320,8 @@ class ChatAnswer:
             fields["token_ids"] = made.token_ids
         return fields
 
-    def _finished(self) -> RequestOutput:
-        if self._output is None:
-            raise CapaxError("the engine ended a request without its output")
-        return self._output
-
     def _figures(self) -> dict[str, Any]:
-        outputs = [self._finished()]
+        outputs = [finished(self._output)]
         reasoning = sum(choice.reasoning_tokens for choice in self._choices)
         return {
             "usage": usage_of(outputs, reasoning),
@@ -347,12 +340,18 @@ class ChatAnswer:
         write = partial(self._chunk, writer, self._stopwatch())
         is_plain = self._is_plain
         yield self._first_chunks(writer)
-        async with aclosing(submitted.news()) as news:
-            async for batch in news:
-                if is_plain:
-                    yield b"".join([_plain_chunk(writer, news_, write) for news_ in batch])
-                else:
-                    yield b"".join([write(piece) for _, piece in batch])
+        text = writer.text
+        async for pieces in submitted.only:
+            if is_plain:
+                yield b"".join(
+                    [
+                        text(p.index, p.text) if p.finish_reason is None else write(p)
+                        for p in pieces
+                        if p.text or p.finish_reason is not None
+                    ]
+                )
+            else:
+                yield b"".join(map(write, pieces))
         if body.includes_usage:
             yield writer.without_choice(self._figures()) + DONE
         else:
@@ -426,12 +425,3 @@ class ChatAnswer:
                 figures = self._figures()
                 extra = {"timings": figures["timings"], "capax": figures["capax"]}
         return writer.choice(fields, extra)
-
-
-def _plain_chunk(writer: ChunkWriter, news: News, write: Any) -> bytes:
-    """Return a chunk of text the short way."""
-    piece = news.piece
-    if piece.finish_reason is not None:
-        chunk: bytes = write(piece)
-        return chunk
-    return writer.text(piece.index, piece.text) if piece.text else b""

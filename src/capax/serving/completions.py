@@ -24,7 +24,6 @@ from capax.serving.fields import Checked, SamplingFields, number
 from capax.serving.generation import (
     Chunks,
     Generation,
-    News,
     Stopwatch,
     Submitted,
     cache_salt,
@@ -308,9 +307,13 @@ class Answer:
         stream = _Stream(self, writer, n_choices)
         if body.echo:
             yield stream.echo()
-        async with aclosing(submitted.news()) as news:
-            async for batch in news:
-                yield stream.write(batch)
+        if len(self._prompts) == 1:
+            async for pieces in submitted.only:
+                yield stream.write(0, pieces)
+        else:
+            async with aclosing(submitted.news()) as news:
+                async for batch in news:
+                    yield b"".join([stream.write(prompt, pieces) for prompt, pieces in batch])
         yield stream.end()
 
 
@@ -334,7 +337,9 @@ class _Stream:
             self._stopwatch = Stopwatch(sum(map(len, answer._prompt_ids)))
         self._shows_ids = bool(body.return_token_ids)
         self._includes_usage = body.includes_usage
-        self._is_plain = not (self._logprobs or self._stopwatch or self._shows_ids)
+        self._is_plain = answer._shows_new and not (
+            self._logprobs or self._stopwatch or self._shows_ids
+        )
         self._has_begun = [False] * n_choices
 
     def echo(self) -> bytes:
@@ -347,12 +352,12 @@ class _Stream:
             parts.append(self._writer.text(index, text))
         return b"".join(parts)
 
-    def write(self, batch: list[News]) -> bytes:
-        """Return the chunks of some news."""
+    def write(self, prompt: int, pieces: list[StreamPiece]) -> bytes:
+        """Return the chunks of some pieces of the answer to a prompt."""
         parts = []
-        for prompt, piece in batch:
+        for piece in pieces:
             index = prompt * self._n + piece.index
-            if piece.finish_reason is None and self._is_plain and self._answer._shows_new:
+            if piece.finish_reason is None and self._is_plain:
                 if piece.text:
                     parts.append(self._writer.text(index, piece.text))
                 continue

@@ -15,13 +15,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 import capax
 from capax.decoding.params import SamplingParams
 from capax.engine.outputs import RequestOutput, StreamPiece
+from capax.errors import CapaxError
 from capax.files.tokenizer import Tokenizer
 from capax.kv import PAGE_TOKENS
 from capax.serving.errors import ApiError, invalid, not_ready
@@ -48,13 +49,6 @@ class Generation:
     priority: int = 0
     constraint: Callable[[], Any] | None = None
     prompt: str | None = None  # its text, where it was given as text
-
-
-class News(NamedTuple):
-    """A piece of the answer to one of the prompts."""
-
-    prompt: int
-    piece: StreamPiece
 
 
 # --- from fields to parameters ---------------------------------------------------------------
@@ -148,22 +142,24 @@ class Submitted:
     def __init__(self, streams: list[AsyncIterator[list[StreamPiece]]]) -> None:
         self._streams = streams
 
-    async def news(self) -> AsyncGenerator[list[News], None]:
-        """Yield what is new, everything that is ready together in one list."""
-        if len(self._streams) == 1:
-            async for pieces in self._streams[0]:
-                yield [News(0, piece) for piece in pieces]
-            return
+    @property
+    def only(self) -> AsyncIterator[list[StreamPiece]]:
+        """The news of the only prompt: all that is ready together in one list."""
+        [stream] = self._streams
+        return stream
+
+    async def news(self) -> AsyncGenerator[list[tuple[int, list[StreamPiece]]], None]:
+        """Yield (prompt, pieces) for all prompts that have news together."""
         waiting = {self._fetch(index): index for index in range(len(self._streams))}
         try:
             while waiting:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                batch: list[News] = []
+                batch: list[tuple[int, list[StreamPiece]]] = []
                 for task in sorted(done, key=lambda task: waiting[task]):
                     index = waiting.pop(task)
-                    fetched = task.result()
-                    if fetched is not None:
-                        batch += [News(index, piece) for piece in fetched]
+                    pieces = task.result()
+                    if pieces is not None:
+                        batch.append((index, pieces))
                         waiting[self._fetch(index)] = index
                 if batch:
                     yield batch
@@ -180,14 +176,14 @@ class Submitted:
 
     async def outputs(self) -> list[RequestOutput]:
         """Wait for all of it; one output for each prompt, in order."""
-        outputs: dict[int, RequestOutput] = {}
+        outputs: dict[int, RequestOutput | None] = {}
         async with aclosing(self.news()) as news:
             async for batch in news:
-                for prompt, piece in batch:
-                    check_piece(piece)
-                    if piece.output is not None:
-                        outputs[prompt] = piece.output
-        return [outputs[i] for i in range(len(self._streams))]
+                for prompt, pieces in batch:
+                    for piece in pieces:
+                        check_piece(piece)
+                    outputs[prompt] = pieces[-1].output or outputs.get(prompt)
+        return [finished(outputs.get(i)) for i in range(len(self._streams))]
 
     async def aclose(self) -> None:
         """End what is still running."""
@@ -230,15 +226,19 @@ class Chunks:
         self._submitted = submitted
         self._encoded = encoded
 
-    def __aiter__(self) -> Chunks:
-        return self
-
-    async def __anext__(self) -> bytes:
-        return await anext(self._encoded)
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._encoded
 
     async def aclose(self) -> None:
         await self._encoded.aclose()
         await self._submitted.aclose()
+
+
+def finished(output: RequestOutput | None) -> RequestOutput:
+    """Return the output that ends every request; an engine that stopped early has none."""
+    if output is None:
+        raise CapaxError("the engine ended a request without its output")
+    return output
 
 
 def check_piece(piece: StreamPiece) -> None:

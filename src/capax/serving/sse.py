@@ -8,7 +8,7 @@ status is long sent. However the stream ends, the iterator is closed, which canc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 
 import msgspec
 from starlette.responses import Response
@@ -52,7 +52,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        chunks: AsyncIterator[bytes],
+        chunks: AsyncIterable[bytes],
         *,
         on_error: Callable[[ApiError], bytes] = openai_error,
         headers: Mapping[str, str] | None = None,
