@@ -20,6 +20,7 @@ from capax.serving.config import ServerConfig
 from capax.serving.listen import Listener
 from capax.serving.state import Progress, Server
 from tests.models import gguf_model
+from tests.serving.raw import close_all
 
 MODEL_NAME = "tiny"
 CONTEXT_LEN = 512
@@ -31,6 +32,13 @@ Load = Callable[[Progress], LLM]
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def closed_sockets() -> Iterator[None]:
+    """A test may leave its plain sockets open."""
+    yield
+    close_all()
 
 
 @pytest.fixture(scope="session")

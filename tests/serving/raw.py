@@ -9,9 +9,20 @@ from typing import Any
 DEADLINE_S = 20.0
 
 
+_opened: list[socket.socket] = []
+
+
 def connect(port: int) -> socket.socket:
-    """Return a connection to a server on this machine."""
-    return socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+    """Return a connection to a server on this machine; `close_all` closes what is left open."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+    _opened.append(connection)
+    return connection
+
+
+def close_all() -> None:
+    """Close every connection that a test has opened."""
+    while _opened:
+        _opened.pop().close()
 
 
 def exchange(port: int, *parts: bytes) -> bytes:

@@ -89,7 +89,7 @@ class _BoundedProtocol(HttpToolsProtocol):
             return
         self._body_nbytes = 0
         self._body_began_s = self.loop.time()
-        self._arm(GRACE_S, self._check_body)
+        self._arm(min(GRACE_S, self.limits.body_timeout_s), self._check_body)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -124,12 +124,11 @@ class _Line:
     async def mind(self) -> None:
         """Send comments while nothing else is sent; end the exchange of a reader that is stuck."""
         while True:
-            patience = self._slow_reader_s if self._is_sending else self._keep_alive_s
-            wait = self._changed_s + patience - self._clock()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            elif self._is_sending:
+            # Looks at least this often, as sending may begin or end meanwhile.
+            await asyncio.sleep(min(self._keep_alive_s, self._slow_reader_s) / 2)
+            unchanged_s = self._clock() - self._changed_s
+            if self._is_sending and unchanged_s >= self._slow_reader_s:
                 self._exchange.abort(Silent.SLOW_READER)
                 return
-            else:
+            if not self._is_sending and unchanged_s >= self._keep_alive_s:
                 await self.send(KEEP_ALIVE)
