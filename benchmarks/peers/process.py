@@ -1,11 +1,13 @@
 """Whole processes: from the start of `python` to the first token of a short prompt.
 
 Each program prints the monotonic clock when it has the first token; the clock is the same in every
-process of a machine.
+process of a machine. Packages may keep their bytecode, as installed ones have it: a source tree run
+with PYTHONDONTWRITEBYTECODE would compile itself at every start.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -37,8 +39,9 @@ print(time.monotonic(), repr(text))
 def first_token_seconds(engine: str, model: str, threads: int) -> tuple[float, str]:
     """Run one whole process; return the seconds to its first token, and the token's text."""
     command = [sys.executable, "-c", PROGRAMS[engine], model, str(threads), PROMPT]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     started = time.monotonic()
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     if finished.returncode != 0:
         raise RuntimeError(f"the {engine} process failed:\n{finished.stderr}")
     moment, text = finished.stdout.strip().splitlines()[-1].split(" ", 1)

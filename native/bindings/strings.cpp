@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -83,21 +84,24 @@ class WithoutCollector {
   bool was_enabled_;
 };
 
-nb::object split_pairs(nb::list texts) {
+nb::object decode_pairs(nb::handle object, uint64_t count) {
   const WithoutCollector without_collector;
-  PyObject* list = PyList_New(static_cast<Py_ssize_t>(texts.size()));
+  const Buffer buffer(object);
+  if (count > buffer.nbytes() / 8) throw nb::value_error("more strings than the bytes can hold");
+  PyObject* list = PyList_New(static_cast<Py_ssize_t>(count));
   if (!list) throw nb::python_error();
   nb::object result = nb::steal(list);
-  for (size_t i = 0; i < texts.size(); ++i) {
-    PyObject* text = PyList_GET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i));
-    if (!PyUnicode_Check(text)) throw nb::type_error("not a string");
-    const Py_ssize_t n = PyUnicode_GET_LENGTH(text);
-    const Py_ssize_t cut = PyUnicode_FindChar(text, ' ', 0, n, 1);
-    if (cut < 0 || PyUnicode_FindChar(text, ' ', cut + 1, n, 1) >= 0)
+  uint64_t position = 0, nbytes;
+  const char* text;
+  for (uint64_t i = 0; i < count; ++i) {
+    if (!next_string(buffer, position, UINT64_MAX, &text, &nbytes)) throw nb::value_error("a string ends beyond the bytes");
+    const char* end = text + nbytes;
+    const char* cut = std::find(text, end, ' ');  // no byte of a longer character is a space
+    if (cut == end || std::find(cut + 1, end, ' ') != end)
       throw nb::value_error(("entry " + std::to_string(i) + " is not two pieces with one space between").c_str());
     PyObject* pair = PyTuple_New(2);
-    PyObject* left = PyUnicode_Substring(text, 0, cut);
-    PyObject* right = PyUnicode_Substring(text, cut + 1, n);
+    PyObject* left = PyUnicode_DecodeUTF8(text, cut - text, "surrogateescape");
+    PyObject* right = PyUnicode_DecodeUTF8(cut + 1, end - cut - 1, "surrogateescape");
     if (!pair || !left || !right) {
       Py_XDECREF(pair);
       Py_XDECREF(left);
@@ -119,8 +123,9 @@ void bind_strings(nb::module_& m) {
         "Position behind `count` strings, or -1 if one is longer than max_nbytes or ends beyond the buffer.");
   m.def("decode_strings", &decode_strings, nb::arg("buffer"), nb::arg("count"),
         "`count` strings from the start of the buffer as str; bytes that are not UTF-8 become surrogates.");
-  m.def("split_pairs", &split_pairs, nb::arg("texts"),
-        "Each text cut at its one space: a list of (left, right). ValueError naming the first that is not so.");
+  m.def("decode_pairs", &decode_pairs, nb::arg("buffer"), nb::arg("count"),
+        "As `decode_strings`, each cut at its one space: a list of (left, right). ValueError naming the first that\n"
+        "has not exactly one.");
 }
 
 }  // namespace capax

@@ -161,10 +161,13 @@ void bind_weights(nb::module_& m) {
           "from_file",
           [](const std::string& path, int64_t offset, int64_t nbytes, const std::string& encoding, int64_t n_out,
              int64_t n_in, const std::string& residency, std::shared_ptr<WeightArena> arena, bool pack) {
-            NativeSection native;
+            // Opening is short, and giving the lock away would mean to wait for it again.
             auto weight = Weight::open(path, offset, nbytes, encoding_info(encoding).encoding, n_out, n_in,
                                        residency_named(residency), std::move(arena));
-            if (pack) weight->pack_range(0, weight->n_groups());
+            if (pack) {
+              NativeSection native;
+              weight->pack_range(0, weight->n_groups());
+            }
             return weight;
           },
           nb::arg("path"), nb::arg("offset"), nb::arg("nbytes"), nb::arg("encoding"), nb::arg("n_out"),

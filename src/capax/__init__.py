@@ -42,7 +42,11 @@ def __getattr__(name: str) -> Any:
     elif name in _HOMES:
         from importlib import import_module
 
-        value = getattr(import_module(_HOMES[name]), name)
+        from capax.starting import import_numpy, without_collector
+
+        with without_collector():
+            import_numpy()
+            value = getattr(import_module(_HOMES[name]), name)
     else:
         raise AttributeError(f"module 'capax' has no attribute {name!r}")
     globals()[name] = value

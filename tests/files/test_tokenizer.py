@@ -126,6 +126,24 @@ def test_any_text_survives_the_round_trip(pre: str, data: bytes) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def encoded(texts: list[str]) -> bytes:
+    """Strings as a GGUF file holds them."""
+    return b"".join(len(t.encode()).to_bytes(8, "little") + t.encode() for t in texts)
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (encoded(["a b"]), "more strings than the bytes can hold"),
+        (encoded(["a b", "c d"])[:-1], "beyond the bytes"),
+        ((1 << 63).to_bytes(8, "little") + b"a b     ", "beyond the bytes"),
+    ],
+)
+def test_pairs_that_lie_about_their_length_are_refused(raw: bytes, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        _native.decode_pairs(raw, 2)
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_splitting_merges_wakes_no_collector_and_leaves_it_as_it_was(enabled: bool) -> None:
     collections: list[int] = []
@@ -134,16 +152,16 @@ def test_splitting_merges_wakes_no_collector_and_leaves_it_as_it_was(enabled: bo
         if phase == "start":
             collections.append(info["generation"])
 
-    texts = [f"left{i} right{i}" for i in range(20_000)]
+    texts = encoded([f"left{i} right{i}" for i in range(20_000)])
     was_enabled = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     gc.callbacks.append(note)
     try:
-        pairs = _native.split_pairs(texts)
+        pairs = _native.decode_pairs(texts, 20_000)
         during = list(collections)
         assert gc.isenabled() is enabled
         with pytest.raises(ValueError, match="entry 1 is not two pieces"):
-            _native.split_pairs(["a b", "ab"])
+            _native.decode_pairs(encoded(["a b", "ab"]), 2)
         assert gc.isenabled() is enabled
     finally:
         gc.callbacks.remove(note)

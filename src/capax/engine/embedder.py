@@ -14,9 +14,9 @@ from capax import _native
 from capax.decoding.params import INT32_MAX, Limits, check_number
 from capax.engine.texts import Floats, Texts, TextTokens, check_finite, normalized
 from capax.errors import ConfigError
-from capax.files.describe import load_tokenizer
 from capax.files.model_file import open_model
 from capax.files.registry import resolve
+from capax.files.tokenizer import load_tokenizer
 from capax.kv import PagePool, pages_for
 from capax.models import ModelTensors
 from capax.models.encoder import Encoder

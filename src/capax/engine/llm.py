@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ from capax.decoding.params import (
     show,
 )
 from capax.decoding.sampling import Sampled, score_rows
+from capax.engine.background import Background
 from capax.engine.contexts import Contexts
 from capax.engine.engine import Engine
 from capax.engine.outputs import (
@@ -42,10 +42,9 @@ from capax.engine.texts import Floats, Texts, TextTokens, check_finite, normaliz
 from capax.errors import ConfigError, ContextLengthError
 from capax.files.chat_template import encode_chat
 from capax.files.config import ModelConfig
-from capax.files.describe import load_tokenizer
 from capax.files.model_file import ModelFile, open_model
 from capax.files.registry import resolve
-from capax.files.tokenizer import Tokenizer
+from capax.files.tokenizer import Tokenizer, load_tokenizer
 from capax.kv import PagePool, pages_for
 from capax.models import Model, ModelTensors, SequenceSlice, Step
 from capax.planning.budget import Budget
@@ -54,6 +53,7 @@ from capax.planning.plan import Plan, plan_run
 from capax.planning.probe import cached_probe
 from capax.planning.sizes import parse_size
 from capax.settings import apply_isa
+from capax.starting import without_collector
 
 DEFAULT_PREFILL_CHUNK = 256
 MAX_LOGIT_ROWS = 16
@@ -122,13 +122,16 @@ class LLM:
             name=self.name,
         )
         self.threads = self.plan.threads
-        with _native.DefaultFloatEnvironment(), ThreadPoolExecutor(1) as background:
-            # Reading and packing weights leaves the interpreter free to build the tokenizer.
-            tensors = background.submit(ModelTensors, self.file, self.plan.residency, self.threads)
+        with _native.DefaultFloatEnvironment(), without_collector():
+            tensors = ModelTensors(self.file, self.plan.residency, n_threads=0)
+        # Reading and packing weights leaves the interpreter free to build the tokenizer.
+        packing = Background(lambda: tensors.pack(self.threads))
+        with _native.DefaultFloatEnvironment(), without_collector(), packing:
             self.tokenizer: Tokenizer = load_tokenizer(self.file)
+            packing.result()
             self._model = Model(
                 self.config,
-                tensors.result(),
+                tensors,
                 context_len=self.plan.context_len,
                 max_tokens=self.plan.prefill_chunk,
                 max_logit_rows=self.plan.logit_rows,
@@ -487,8 +490,9 @@ class LLM:
             raise ConfigError(
                 f"{n_tokens} tokens at depth {depth} do not fit the context of {self.context_len}"
             )
-        rng = np.random.default_rng(self.seed)
-        ids = rng.integers(0, self.config.vocab_size, depth + n_tokens, dtype=np.int32)
+        # Tokens that differ; numpy's generators would cost 5 MiB and 10 ms to import.
+        positions = np.arange(depth + n_tokens, dtype=np.int64)
+        ids = ((self.seed + 1 + positions) * 7919 % self.config.vocab_size).astype(np.int32)
         nothing, first_row = np.empty(0, np.int32), np.zeros(1, np.int32)
         with self._engine.direct_cache(len(ids)) as cache, self._engine.exclusive():
             for begin in range(0, depth, self._model.max_tokens):

@@ -1,6 +1,6 @@
 """Turn chat messages into a prompt by the template that came with the model.
 
-Where a template runs. Templates whose digest is in `TRUSTED_DIGESTS` (SmolLM2's, and those
+Where a template runs. Templates whose digest is in `trusted_digests` (SmolLM2's, and those
 that capax ships) have been read by us and render in this process, which saves starting a
 helper before the first token. Every other template is an untrusted program and renders in
 the helper process of `template_helper`.
@@ -20,7 +20,6 @@ why roles are restricted to plain words.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -60,18 +59,21 @@ _PRIVATE_USE = range(0x100000, 0x10FFFE)
 
 
 def _digest(template: str) -> str:
+    import hashlib  # with it comes OpenSSL: 3 MiB that a run without chat does without
+
     return hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-TRUSTED_DIGESTS = frozenset(
-    {_SMOLLM2_DIGEST, *(_digest(template) for template in BUNDLED_TEMPLATES.values())}
-)
+@lru_cache(maxsize=1)
+def trusted_digests() -> frozenset[str]:
+    """Return the SHA-256 of every template that renders in this process."""
+    return frozenset({_SMOLLM2_DIGEST, *map(_digest, BUNDLED_TEMPLATES.values())})
 
 
 @lru_cache(maxsize=8)
 def is_trusted(template: str) -> bool:
     """Whether a template renders in this process, as we have read it."""
-    return _digest(template) in TRUSTED_DIGESTS
+    return _digest(template) in trusted_digests()
 
 
 def render_chat(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from capax.errors import CapaxError
 from capax.files.model_file import ModelFile, open_model
-from capax.files.tokenizer import Tokenizer
+from capax.files.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,6 @@ class ModelDescription:
     tokenizer: str
     eos_tokens: list[str]
     chat_template: str | None
-
-
-def load_tokenizer(model: ModelFile) -> Tokenizer:
-    """Return the tokenizer that comes with an opened model."""
-    if model.format == "gguf":
-        return Tokenizer.from_gguf(model.metadata, source=str(model.path))
-    return Tokenizer.from_directory(model.path)
 
 
 def describe_model(path: Path) -> ModelDescription:

@@ -16,8 +16,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from capax import _native
 from capax.errors import FileFormatError
+from capax.files.gguf_format import GGUFArray, ValueType
 from capax.files.tokenizer import (
     ControlPattern,
     SpecialTokens,
@@ -159,9 +162,21 @@ class _Fields:
         items = self.array(name)
         if not 0 < len(items) <= limit:
             raise self.error(name, f"has {len(items):,} entries, outside 1 to {limit:,}")
-        if not all(map(str.__instancecheck__, items)):
+        if set(map(type, items)) != {str}:
             raise self.error(name, "has an entry that is not a string")
         return items
+
+    def pairs(self, name: str, limit: int) -> list[tuple[str, str]]:
+        """Read strings of two pieces each, straight from a file's bytes where there are some."""
+        value = self._metadata.get(f"tokenizer.ggml.{name}")
+        if isinstance(value, GGUFArray) and value.item_type is ValueType.STRING:
+            n, raw = len(value), value.raw()
+            if not 0 < n <= limit:
+                raise self.error(name, f"has {n:,} entries, outside 1 to {limit:,}")
+        else:
+            texts = [text.encode("utf-8", "surrogatepass") for text in self.strings(name, limit)]
+            n, raw = len(texts), b"".join(len(t).to_bytes(8, "little") + t for t in texts)
+        return _native.decode_pairs(raw, n)
 
 
 def _kinds(fields: _Fields, texts: Sequence[str]) -> dict[int, TokenKind]:
@@ -174,7 +189,7 @@ def _kinds(fields: _Fields, texts: Sequence[str]) -> dict[int, TokenKind]:
         strange = next(t for t in types if type(t) is not int or t not in known)
         raise fields.error("token_type", f"has the unknown value {strange!r:.60}")
     normal = int(TokenKind.NORMAL)  # comparing with the enumeration itself is slow
-    return {i: TokenKind(t) for i, t in enumerate(types) if t != normal}
+    return {int(i): TokenKind(types[i]) for i in np.flatnonzero(np.array(types) != normal)}
 
 
 def _pre_tokenizer(fields: _Fields) -> PreTokenizer:
@@ -191,7 +206,7 @@ def _pre_tokenizer(fields: _Fields) -> PreTokenizer:
 
 
 def _vocabulary_ids(fields: _Fields, texts: Sequence[str]) -> dict[str, int]:
-    ids = {text: i for i, text in enumerate(texts)}
+    ids = dict(zip(texts, range(len(texts)), strict=True))
     if len(ids) != len(texts):
         repeated = next(text for i, text in enumerate(texts) if ids[text] != i)
         raise fields.error("tokens", f"lists {repeated!r} twice")
@@ -207,7 +222,7 @@ def _byte_level(
     if not fields.has("merges"):
         raise fields.error("merges", "is missing, and a 'gpt2' tokenizer cannot work without")
     try:
-        merges = _native.split_pairs(fields.strings("merges", MAX_MERGES))
+        merges = fields.pairs("merges", MAX_MERGES)
     except ValueError as error:
         raise fields.error("merges", str(error)) from error
     ids = _vocabulary_ids(fields, texts)

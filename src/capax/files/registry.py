@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -223,6 +222,8 @@ class BlobWriter:
 
     def __init__(self, stream: BinaryIO, nbytes: int) -> None:
         self._stream = stream
+        import hashlib  # with it comes OpenSSL: 3 MiB, and a run needs no digest
+
         self._hash = hashlib.sha256()
         self._expected = nbytes
         self.written = 0
@@ -336,6 +337,8 @@ def _unique() -> str:
 
 def file_digest(path: Path) -> tuple[str, int]:
     """Return the SHA-256 and size of a file. Raises StoreError if it cannot be read."""
+    import hashlib
+
     digest, nbytes = hashlib.sha256(), 0
     try:
         with path.open("rb") as stream:
@@ -355,6 +358,8 @@ def path_digest(path: Path) -> tuple[str, int]:
     """
     if not path.is_dir():
         return file_digest(path)
+    import hashlib
+
     listing, total = hashlib.sha256(), 0
     for name in sorted(file.relative_to(path).as_posix() for file in _files_of(path)):
         digest, nbytes = file_digest(path / name)

@@ -27,6 +27,8 @@ from capax.errors import ConfigError, FileFormatError
 if TYPE_CHECKING:
     import tokenizers
 
+    from capax.files.model_file import ModelFile
+
 MAX_TEXT_BYTES = 16 * 1024 * 1024  # of UTF-8 in one call of `encode`
 MAX_TOKEN_BYTES = 4096
 
@@ -335,6 +337,13 @@ class Tokenizer:
                 f"the text has {nbytes:,} bytes but at most {self.max_text_bytes:,} are "
                 "tokenized at once: split it"
             )
+
+
+def load_tokenizer(model: ModelFile) -> Tokenizer:
+    """Return the tokenizer that comes with an opened model."""
+    if model.format == "gguf":
+        return Tokenizer.from_gguf(model.metadata, source=str(model.path))
+    return Tokenizer.from_directory(model.path)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from capax.errors import FileFormatError
 from capax.files.model_file import ModelFile
 from capax.files.tensors import TensorReader, read_float32
-from capax.weights import NativeWeight, Residency, load_weights
+from capax.weights import NativeWeight, Residency, open_weights, pack
 
 Floats = npt.NDArray[np.float32]
 
@@ -19,7 +19,8 @@ class ModelTensors:
     """Matrices as `NativeWeight`, everything one-dimensional as float32 arrays.
 
     `residency` names the matrices that stay in the file (`streamed`); the others are packed
-    into memory once, here, with `n_threads` reading and packing at a time.
+    into memory once, here, with `n_threads` reading and packing at a time; 0 leaves that to
+    `pack`, which needs nothing of the interpreter and so can run beside other work.
     """
 
     def __init__(
@@ -27,12 +28,18 @@ class ModelTensors:
     ) -> None:
         self.output_name = "token_embd.weight" if model.config.tied_embeddings else "output.weight"
         matrices = [t for t in model.tensors.values() if len(t.shape) == 2]
-        self._matrices = load_weights(matrices, residency or {}, max(1, n_threads))
+        self._matrices = open_weights(matrices, residency or {})
         with TensorReader() as reader:
             self._vectors = {
                 t.name: read_float32(reader, t) for t in model.tensors.values() if len(t.shape) == 1
             }
         self._path = model.path
+        if n_threads:
+            self.pack(n_threads)
+
+    def pack(self, n_threads: int) -> None:
+        """Read and pack the matrices, once. Raises FileFormatError if the file was changed."""
+        pack(self._matrices.values(), n_threads)
 
     @property
     def nbytes(self) -> int:

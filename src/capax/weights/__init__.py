@@ -7,7 +7,8 @@ from capax.weights.matrix import (
     Weight,
     WeightArena,
     load_weight,
-    load_weights,
+    open_weights,
+    pack,
     packed_nbytes,
 )
 
@@ -18,7 +19,8 @@ __all__ = [
     "WeightArena",
     "dequantize",
     "load_weight",
-    "load_weights",
+    "open_weights",
+    "pack",
     "packed_nbytes",
     "quantize",
 ]

@@ -6,7 +6,7 @@ interleaved for the kernels) or `streamed` (read from the file at every use). Bo
 same bits, and so do one token alone and the same token in a batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,7 +23,8 @@ __all__ = [
     "Weight",
     "WeightArena",
     "load_weight",
-    "load_weights",
+    "open_weights",
+    "pack",
     "packed_nbytes",
 ]
 
@@ -37,23 +38,29 @@ def packed_nbytes(tensor: TensorInfo) -> int:
     return -(-nbytes // 64) * 64
 
 
-def load_weights(
-    tensors: Sequence[TensorInfo], residency: Mapping[str, Residency], n_threads: int
+def open_weights(
+    tensors: Sequence[TensorInfo], residency: Mapping[str, Residency]
 ) -> dict[str, NativeWeight]:
-    """Make weights of matrices in files, packed into one arena unless `residency` says otherwise.
+    """Make weights of matrices in files, with room in one arena unless `residency` says otherwise.
 
-    Reading and packing leave the interpreter's lock alone. Raises FileFormatError as `load_weight`.
+    `pack` comes next and reads them. Raises FileFormatError as `load_weight`.
     """
     packed = [t for t in tensors if residency.get(t.name, "packed") == "packed"]
     arena = WeightArena(sum(packed_nbytes(t) for t in packed)) if packed else None
-    weights = {
+    return {
         t.name: load_weight(t, residency.get(t.name, "packed"), arena, pack=False) for t in tensors
     }
+
+
+def pack(weights: Iterable[NativeWeight], n_threads: int) -> None:
+    """Read and pack what `open_weights` made; leaves the interpreter's lock alone all the time.
+
+    Raises FileFormatError if a file no longer holds the bytes its header promised.
+    """
     try:
-        pack_weights(list(weights.values()), n_threads)
+        pack_weights(list(weights), n_threads)
     except WeightReadError as error:
         raise FileFormatError(str(error)) from error
-    return weights
 
 
 def load_weight(
@@ -65,7 +72,7 @@ def load_weight(
 ) -> NativeWeight:
     """Make a weight of a matrix in a file; packed forms are laid into `arena` if there is one.
 
-    `pack=False` leaves packing to `load_weights`. Raises FileFormatError if the file no longer
+    `pack=False` leaves reading and packing to `pack`. Raises FileFormatError if the file no longer
     holds the bytes its header promised.
     """
     n_out, n_in = tensor.shape
