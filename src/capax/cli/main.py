@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Answer a prompt."),
     "chat": ("chat", "Talk to a model in the terminal."),
     "serve": ("serve", "Answer OpenAI and Anthropic clients over HTTP, with a page to chat."),
+    "embed": ("embed", "Turn texts into vectors."),
     "plan": ("plan", "Say what a model would hold and how fast it would be, before loading it."),
     "pull": ("pull", "Fetch a model."),
     "list": ("list_models", "List the models on this machine."),

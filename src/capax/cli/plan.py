@@ -76,7 +76,8 @@ def command(
     else:
         for line in plan_lines(file, plan):
             click.echo(line)
-        console().note(f"next: capax run {model}{_memory_flag(memory)}")
+        verb = "run" if file.config.encoder is None else "embed"
+        console().note(f"next: capax {verb} {model}{_memory_flag(memory)}")
 
 
 def probe_of(machine: Machine, threads: int) -> Probe | None:

@@ -14,8 +14,8 @@ from capax.cli.console import console
 def command(name: str, offline: bool, verify: bool) -> None:
     """Fetch the model NAME and print where it is.
 
-    NAME is a model of the catalogue (smollm2-135m), hf:owner/repo[:file], or the path of a
-    model on this machine, which is registered without copying it.
+    NAME is a model of the catalogue (smollm2-135m, all-minilm-l6-v2), hf:owner/repo[:file], or
+    the path of a model on this machine, which is registered without copying it.
     """
     from capax.files import pull as pulling
     from capax.files.registry import Registry

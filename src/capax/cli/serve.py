@@ -12,9 +12,9 @@ from capax.cli.options import DurationType, SizeType, capacity_options, chosen_k
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from capax import LLM
+    from capax import LLM, Embedder
     from capax.serving.config import ServerConfig
-    from capax.serving.state import Progress
+    from capax.serving.state import Models, Progress
 
 MAX_KEY_FILE_NBYTES = 1 << 20
 LEAST_KEY_CHARS = 8
@@ -49,6 +49,11 @@ LEAST_KEY_CHARS = 8
     "alias",
     metavar="NAME",
     help="What clients call the model.",
+)
+@click.option(
+    "--embedding-model",
+    metavar="MODEL",
+    help="A sentence embedder to serve beside MODEL, for /v1/embeddings.",
 )
 @click.option(
     "--api-key",
@@ -138,6 +143,7 @@ LEAST_KEY_CHARS = 8
 def command(
     model: str,
     alias: str | None,
+    embedding_model: str | None,
     api_keys: tuple[str, ...],
     api_key_file: Path | None,
     memory: int | None,
@@ -159,24 +165,25 @@ def command(
     _import_extra()
     from capax.serving.config import ServerConfig
     from capax.serving.launch import serve
-    from capax.serving.load import watched_load
+    from capax.serving.load import load_models
 
     config = ServerConfig(
         model_name=alias or shown_name(model),
+        embedding_model_name="" if embedding_model is None else shown_name(embedding_model),
         api_keys=keys,
         **settings,
     )
 
-    def load(progress: Progress) -> LLM:
-        return watched_load(
-            progress, model, memory=memory, ctx_size=ctx_size, threads=threads, kv=kv,
-            n_sequences=config.parallel,
+    def load(progress: Progress) -> Models:
+        return load_models(
+            progress, model, embedding_model, memory=memory, ctx_size=ctx_size, threads=threads,
+            kv=kv, n_sequences=config.parallel,
         )  # fmt: skip
 
     return serve(
         config,
         load,
-        announce=lambda port, llm: _announce(config, port, llm),
+        announce=lambda port, loaded: _announce(config, port, loaded),
         is_quiet=console().is_quiet,
     )
 
@@ -228,15 +235,16 @@ def _import_extra() -> None:
             ) from None
 
 
-def _announce(config: ServerConfig, port: int, llm: LLM) -> None:
+def _announce(config: ServerConfig, port: int, model: LLM | Embedder) -> None:
     host = f"[{config.host}]" if ":" in config.host else config.host
     url = f"http://{host}:{port}"
     access = f"{len(config.api_keys)} API keys" if len(config.api_keys) > 1 else "one API key"
     if not config.api_keys:
         access = "no key, loopback only"
-    for note in llm.plan.notes:
+    beside = f" and {config.embedding_model_name}" if config.embedding_model_name else ""
+    for note in model.plan.notes:
         console().note(f"note: {note}")
     console().note(
-        f"ready in {llm.load_seconds:.1f} s · model {config.model_name} · chat {url} · "
+        f"ready in {model.load_seconds:.1f} s · model {config.model_name}{beside} · chat {url} · "
         f"API {url}/v1 ({access})"
     )

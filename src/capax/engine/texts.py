@@ -36,7 +36,7 @@ class TextTokens:
         """
         check_number("truncate", truncate, _COUNT)
         found = [self._ids(text) for text in _as_list(texts)]
-        return [self._cut(ids, truncate) for ids in found] if truncate else found
+        return [self.cut(ids, truncate) for ids in found] if truncate else found
 
     def checked(self, index: int, ids: Sequence[int]) -> Ids:
         """Return the ids of text number `index` as int32 [n]; ConfigError names what is wrong."""
@@ -45,7 +45,7 @@ class TextTokens:
         if len(ids) > self._context_len:
             raise ContextLengthError(
                 f"text {index} has {len(ids)} tokens but the model embeds at most "
-                f"{self._context_len}; shorten it, or let it be cut with truncate"
+                f"{self._context_len}; shorten it, or ask for it to be cut"
             )
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int | np.integer):
@@ -62,7 +62,8 @@ class TextTokens:
             return self._tokenizer.encode(text)
         return list(elements_of("the text", text))
 
-    def _cut(self, ids: list[int], n: int) -> list[int]:
+    def cut(self, ids: list[int], n: int) -> list[int]:
+        """Return at most n of the ids, as `ids_of` cuts them."""
         if len(ids) <= n:
             return ids
         ends = self._tokenizer.add_eos and ids[-1] == self._tokenizer.eos_id

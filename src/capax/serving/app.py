@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,10 +21,7 @@ from capax.serving.errors import ApiError, error_response
 from capax.serving.hosts import HostGuard, is_loopback
 from capax.serving.intake import Intake
 from capax.serving.lifecycle import running
-from capax.serving.state import Progress, Server
-
-if TYPE_CHECKING:
-    from capax import LLM
+from capax.serving.state import Load, Server
 
 # Each has a `router`; one with paths that need no key names them in OPEN_PATHS.
 ROUTE_MODULES = (
@@ -37,11 +34,12 @@ ROUTE_MODULES = (
     "responses",
     "messages",
     "embeddings",
+    "rerank",
     "page",
 )
 
 
-def create_app(config: ServerConfig, load: Callable[[Progress], LLM]) -> FastAPI:
+def create_app(config: ServerConfig, load: Load) -> FastAPI:
     """Return the application. `load` runs in a thread when the application starts.
 
     `app.state.server` is the `Server`.

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from capax.serving.metrics import exposition
-from capax.serving.state import raw_server_of, server_of
+from capax.serving.state import own_nbytes, raw_server_of, server_of
 
 router = APIRouter(tags=["capacity"])
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,18 +18,29 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 @router.get("/plan")
 @router.get("/capax/v1/plan", include_in_schema=False)
 async def plan(request: Request) -> dict[str, Any]:
-    """Return the plan the model was loaded by, as `capax plan --json` prints it."""
-    return server_of(request).llm.plan.to_json()
+    """Return the plan the model was loaded by, as `capax plan --json` prints it.
+
+    The plan of an embedding model beside it is under `embedding_model`.
+    """
+    server = server_of(request)
+    document = server.primary.plan.to_json()
+    if server.has_llm and server.embedder is not None:
+        document["embedding_model"] = server.embedder.plan.to_json()
+    return document
 
 
 @router.get("/capax/v1/memory")
 async def memory(request: Request) -> dict[str, Any]:
     """Return the limit, what was planned and what is held now, in bytes."""
     server = server_of(request)
-    plan = server.llm.plan
+    planned = server.primary.plan.footprint.to_json()
+    if server.has_llm and server.embedder is not None:
+        for kind, nbytes in server.embedder.plan.footprint.to_json().items():
+            planned[kind] += nbytes if kind not in ("base", "total") else 0
+        planned["total"] += own_nbytes(server.embedder)
     return {
-        "limit_bytes": plan.limit.nbytes,
-        "planned_bytes": plan.footprint.to_json(),
+        "limit_bytes": server.limit_nbytes,
+        "planned_bytes": planned,
         "measured_bytes": server.memory(),
     }
 

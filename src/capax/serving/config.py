@@ -15,6 +15,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
     model_name: str = "model"  # the name clients use: --alias, else the name given
+    embedding_model_name: str = ""  # of the embedding model beside it, if there is one
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     allowed_hosts: tuple[str, ...] = ()  # beside loopback names and `host`
     cors_origins: tuple[str, ...] = ()  # 'https://example.org'; none by default

@@ -13,22 +13,22 @@ from capax.serving.config import ServerConfig
 from capax.serving.hosts import is_loopback
 from capax.serving.listen import Listener
 from capax.serving.logs import start_logging
-from capax.serving.state import Progress, Server
+from capax.serving.state import Load, Server
 
 if TYPE_CHECKING:
-    from capax import LLM
+    from capax import LLM, Embedder
 
 SPARE_FILES = 64  # besides connections: the model, the log, pipes
 
 
 def serve(
     config: ServerConfig,
-    load: Callable[[Progress], LLM],
-    announce: Callable[[int, LLM], None],
+    load: Load,
+    announce: Callable[[int, LLM | Embedder], None],
     *,
     is_quiet: bool = False,
 ) -> int:
-    """Serve until a signal; returns 0. `announce(port, llm)` is called when requests are taken.
+    """Serve until a signal; returns 0. `announce(port, model)` is called when requests are taken.
 
     Raises ConfigError for settings that would not be safe, and whatever ended the server: an
     error of loading, or of the engine's thread.
@@ -38,7 +38,7 @@ def serve(
     config = with_room_for_connections(config)
     app = create_app(config, load)
     server: Server = app.state.server
-    listener = Listener(app, on_ready=lambda: announce(listener.port, server.llm))
+    listener = Listener(app, on_ready=lambda: announce(listener.port, server.primary))
     listener.run(handles_signals=True)
     if server.failure is not None:
         raise server.failure

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
 
 from capax.serving.errors import ApiError
 from capax.serving.logs import log_failure
-from capax.serving.state import Progress, Server
-
-if TYPE_CHECKING:
-    from capax import LLM
+from capax.serving.state import Load, Models, Server
 
 WATCH_S = 0.2
 POLL_S = 0.02
 
 
 @asynccontextmanager
-async def running(server: Server, load: Callable[[Progress], LLM]) -> AsyncIterator[None]:
+async def running(server: Server, load: Load) -> AsyncIterator[None]:
     """Load in the background, run the engine and watch it; end all of it on the way out."""
     async with AsyncExitStack() as stack:
         keeper = asyncio.create_task(_keep(server, load, stack))
@@ -32,16 +28,22 @@ async def running(server: Server, load: Callable[[Progress], LLM]) -> AsyncItera
                 await keeper
 
 
-async def _keep(server: Server, load: Callable[[Progress], LLM], stack: AsyncExitStack) -> None:
+async def _keep(server: Server, load: Load, stack: AsyncExitStack) -> None:
     from capax.engine.runner import Runner
 
     try:
-        llm = await asyncio.to_thread(load, server.progress)
-        runner = await stack.enter_async_context(Runner(llm, max_queue=server.config.max_queue))
+        loaded = await asyncio.to_thread(load, server.progress)
+        models = loaded if isinstance(loaded, Models) else Models(loaded)
+        runner = None
+        if models.llm is not None:
+            runner = Runner(models.llm, max_queue=server.config.max_queue)
+            await stack.enter_async_context(runner)
     except Exception as error:  # noqa: BLE001  # a border: `failure` has it, the process ends
         server.fail(error)
         return
-    server.adopt(llm, runner)
+    server.adopt(models, runner)
+    if runner is None:
+        return
     while runner.error is None:
         await asyncio.sleep(WATCH_S)
     log_failure(runner.error)

@@ -1,13 +1,16 @@
-"""/v1/models: the one model that is served."""
+"""/v1/models: the model that is served, and the embedding model beside it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 
 from capax.serving.errors import check_model
 from capax.serving.state import Server, server_of
+
+if TYPE_CHECKING:
+    from capax import LLM, Embedder
 
 router = APIRouter(tags=["models"])
 
@@ -15,8 +18,8 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models")
 @router.get("/models", include_in_schema=False)
 async def models(request: Request) -> dict[str, Any]:
-    """List the model."""
-    return {"object": "list", "data": [describe(server_of(request))]}
+    """List the models."""
+    return {"object": "list", "data": list(descriptions(server_of(request)).values())}
 
 
 @router.get("/v1/models/{model_id:path}")
@@ -24,15 +27,25 @@ async def models(request: Request) -> dict[str, Any]:
 async def model(request: Request, model_id: str) -> dict[str, Any]:
     """Describe the model by its name. 404 for any other name."""
     server = server_of(request)
-    check_model(server, model_id)
-    return describe(server)
+    found = descriptions(server)
+    if model_id not in found:
+        check_model(server, model_id)
+    return found.get(model_id) or found[server.model_name]
 
 
-def describe(server: Server) -> dict[str, Any]:
-    """Return the model as the models API shows it, with llama-server's `meta` block."""
-    llm = server.llm
+def descriptions(server: Server) -> dict[str, dict[str, Any]]:
+    """Return the models by name as the models API shows them."""
+    found = {server.model_name: _describe(server, server.model_name, server.primary)}
+    if server.has_llm and server.embedder is not None:
+        name = server.config.embedding_model_name
+        found[name] = _describe(server, name, server.embedder)
+    return found
+
+
+def _describe(server: Server, name: str, llm: LLM | Embedder) -> dict[str, Any]:
+    """Return one model, with llama-server's `meta` block."""
     return {
-        "id": server.model_name,
+        "id": name,
         "object": "model",
         "created": server.created,
         "owned_by": "capax",

@@ -11,13 +11,51 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from capax import LLM
+from capax import LLM, Embedder
+from capax.errors import ConfigError
 from capax.files.model_file import open_model
 from capax.files.registry import resolve
-from capax.serving.state import Progress
+from capax.serving.state import Models, Progress, own_nbytes
 
 LOOK_S = 0.1
 HEADERS_SHARE, WEIGHTS_SHARE = 0.05, 0.9  # of the whole, by time
+
+
+def load_models(
+    progress: Progress,
+    model: str | Path,
+    embedding_model: str | Path | None = None,
+    *,
+    memory: int | None = None,
+    threads: int | None = None,
+    ctx_size: int | None = None,
+    kv: str | None = None,
+    n_sequences: int = 1,
+) -> Models:
+    """Load what is served: `model`, which may be an embedding model, and one beside it.
+
+    `memory` bounds both together: the embedding model is loaded first, and the other planned
+    within what it leaves.
+    """
+    progress.enter("headers", 0.0)
+    if open_model(resolve(model)).config.encoder is not None:
+        if embedding_model is not None:
+            raise ConfigError(
+                f"{model} embeds texts and writes none; it cannot stand beside the embedding "
+                f"model {embedding_model}: leave --embedding-model out"
+            )
+        return Models(
+            None, Embedder(model, memory=memory, threads=threads, ctx_size=ctx_size, kv=kv)
+        )
+    embedder = None
+    if embedding_model is not None:
+        embedder = Embedder(embedding_model, memory=memory, threads=threads)
+        memory = None if memory is None else max(1, memory - own_nbytes(embedder))
+    llm = watched_load(
+        progress, model, memory=memory, threads=threads, ctx_size=ctx_size, kv=kv,
+        n_sequences=n_sequences,
+    )  # fmt: skip
+    return Models(llm, embedder)
 
 
 def watched_load(progress: Progress, model: str | Path, **options: Any) -> LLM:

@@ -72,6 +72,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.histograms = {name: Histogram(edges) for name, (_, _, edges) in _HISTOGRAMS.items()}
+        self.embedding_texts = 0
+        self.embedding_tokens = 0
         self.finished = dict.fromkeys(FINISH_REASONS, 0)
         self.first_token = self.histograms["capax_time_to_first_token_seconds"]
         self.between_tokens = self.histograms["capax_inter_token_latency_seconds"]
@@ -155,15 +157,17 @@ class _EngineCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        isa = self._server.llm.isa if self._server.has_model else ""
+        isa = self._server.primary.isa if self._server.has_model else ""
         build = {"version": capax.__version__, "isa": isa}
         yield self._gauge("capax_build_info", "The version that runs.", 1, **build)
         if not self._server.has_model:
             return
-        for family, vllm_name in (*self._engine(), *self._requests()):
-            yield family
-            if vllm_name and self._server.config.metrics_compat == "vllm":
-                yield _renamed(family, vllm_name)
+        if self._server.has_llm:
+            for family, vllm_name in (*self._engine(), *self._requests()):
+                yield family
+                if vllm_name and self._server.config.metrics_compat == "vllm":
+                    yield _renamed(family, vllm_name)
+        yield from self._embeddings()
         yield from self._memory()
 
     def _engine(self) -> Iterator[tuple[Metric, str | None]]:
@@ -210,6 +214,13 @@ class _EngineCollector(Collector):
         for name, (text, vllm_name, _) in _HISTOGRAMS.items():
             yield metrics.histograms[name].family(name, text, self._labels), vllm_name
 
+    def _embeddings(self) -> Iterator[Metric]:
+        metrics = self._server.metrics
+        yield self._counter("capax_embedding_texts", "Texts embedded.", metrics.embedding_texts)
+        yield self._counter(
+            "capax_embedding_tokens", "Tokens of texts embedded.", metrics.embedding_tokens
+        )
+
     def _memory(self) -> Iterator[Metric]:
         memory = GaugeMetricFamily(
             "capax_memory_bytes", "Bytes held, by what holds them.", labels=("model_name", "kind")
@@ -217,7 +228,7 @@ class _EngineCollector(Collector):
         for kind, nbytes in self._server.memory().items():
             memory.add_metric((self._server.model_name, kind), nbytes)
         yield memory
-        limit = self._server.llm.plan.limit.nbytes
+        limit = self._server.limit_nbytes
         yield self._gauge("capax_memory_limit_bytes", "The limit on all of them together.", limit)
 
     def _gauge(self, name: str, text: str, value: float, **labels: str) -> Metric:

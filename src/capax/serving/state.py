@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from starlette.requests import Request
 
@@ -19,7 +19,7 @@ from capax.serving.logs import log_prompt
 from capax.serving.metrics import Metrics
 
 if TYPE_CHECKING:
-    from capax import LLM, SamplingParams, StreamPiece
+    from capax import LLM, Embedder, SamplingParams, StreamPiece
     from capax.engine.runner import Runner
     from capax.serving.exchange import Exchange
 
@@ -34,6 +34,16 @@ class Progress:
     def enter(self, phase: str, fraction: float) -> None:
         """Say what begins now and how much of the whole, 0 to 1, is behind it."""
         self.phase, self.fraction = phase, fraction
+
+
+class Models(NamedTuple):
+    """What is served: a model that writes, one that embeds, or both."""
+
+    llm: LLM | None
+    embedder: Embedder | None = None
+
+
+Load: TypeAlias = "Callable[[Progress], LLM | Models]"
 
 
 class Server:
@@ -53,7 +63,9 @@ class Server:
         self.metrics = Metrics()
         self.weight_nbytes: dict[str, int] = {}  # read in each step, by where they lie
         self.flops_per_token = 0
+        self.embedding_turn = asyncio.Lock()  # texts are embedded for one request at a time
         self._llm: LLM | None = None
+        self._embedder: Embedder | None = None
         self._runner: Runner | None = None
 
     @property
@@ -69,33 +81,68 @@ class Server:
     @property
     def is_ready(self) -> bool:
         """Whether requests are taken."""
-        return self._runner is not None and self.failure is None and not self.is_draining
+        return self.has_model and self.failure is None and not self.is_draining
 
     @property
     def has_model(self) -> bool:
+        return self._llm is not None or self._embedder is not None
+
+    @property
+    def has_llm(self) -> bool:
+        """Whether the model that is served writes text."""
         return self._llm is not None
 
     @property
     def llm(self) -> LLM:
-        """The model. Raises ApiError 503 while it is loading."""
+        """The model that writes. Raises ApiError 503 while it is loading, 501 if there is none."""
         if self._llm is None:
+            self.check_loaded()
+            raise ApiError(
+                501,
+                f"{self.model_name} embeds texts and writes none; use /v1/embeddings, or serve a "
+                "model that writes",
+            )
+        return self._llm
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The embedding model beside the model that writes, or instead of it."""
+        return self._embedder
+
+    @property
+    def primary(self) -> LLM | Embedder:
+        """The model the server was started with. Raises ApiError 503 while it is loading."""
+        if self._llm is None and self._embedder is not None:
+            return self._embedder
+        return self.llm
+
+    def check_loaded(self) -> None:
+        """Raise ApiError 503 model_loading while there is no model."""
+        if not self.has_model:
             raise not_ready(
                 f"the model is loading ({self.progress.phase}, {self.progress.fraction:.0%}); "
                 "ask again soon"
             )
-        return self._llm
 
     @property
     def runner(self) -> Runner:
         """The engine's thread. Raises ApiError 503 while the model is loading, or 500 after."""
         self.check_alive()
         if self._runner is None:
+            _ = self.llm  # raises
             raise not_ready("the model is loading; ask again soon")
         return self._runner
 
-    def adopt(self, llm: LLM, runner: Runner) -> None:
-        """Take the loaded model into service."""
-        self._llm, self._runner = llm, runner
+    def adopt(self, models: Models, runner: Runner | None) -> None:
+        """Take the loaded models into service; `runner` is that of the one that writes."""
+        if models.llm is not None:
+            self._estimate_work(models.llm)
+        self._llm, self._embedder, self._runner = models.llm, models.embedder, runner
+        self.progress.enter("ready", 1.0)
+        self.loaded.set()
+
+    def _estimate_work(self, llm: LLM) -> None:
+        """Note what a step reads and a token computes, for the metrics."""
         streamed = sum(llm.file.tensors[name].nbytes for name in llm.plan.streamed)
         self.weight_nbytes = {"memory": llm.plan.footprint.weights}
         if streamed:
@@ -105,8 +152,6 @@ class Server:
             for tensor in llm.file.tensors.values()
             if len(tensor.shape) == 2
         )
-        self.progress.enter("ready", 1.0)
-        self.loaded.set()
 
     def fail(self, error: BaseException) -> None:
         """Remember what ended the server; the process leaves with it."""
@@ -145,25 +190,42 @@ class Server:
             log_prompt(request.scope["capax.request_id"], self.llm.tokenizer.decode(list(prompt)))
         return self.metrics.observe(pieces, params.n)
 
+    @property
+    def limit_nbytes(self) -> int:
+        """The limit on what all models hold together."""
+        if self._llm is None or self._embedder is None:
+            return self.primary.plan.limit.nbytes
+        return self._llm.plan.limit.nbytes + own_nbytes(self._embedder)
+
     def memory(self) -> dict[str, int]:
         """Return the bytes held now, by what holds them; together, what the process has resident.
 
         `kv`: pages of running requests; `cache`: pages kept for reuse.
         """
-        held = self.llm.measured_memory()
-        stats = self.runner.stats()
-        n_pages = max(1, stats.kv_pages_used + stats.kv_pages_cached)
-        cached = held["kv"] * stats.kv_pages_cached // n_pages
-        held = {**held, "kv": held["kv"] - cached, "cache": cached}
+        held = {"weights": 0, "kv": 0, "scratch": 0, "cache": 0}
+        if self._llm is not None:
+            held |= self._llm.measured_memory()
+            stats = self.runner.stats()
+            n_pages = max(1, stats.kv_pages_used + stats.kv_pages_cached)
+            held["cache"] = held["kv"] * stats.kv_pages_cached // n_pages
+            held["kv"] -= held["cache"]
+        if self._embedder is not None:
+            for kind, nbytes in self._embedder.measured_memory().items():
+                held[kind] += nbytes
         return {**held, "other": max(0, resident_nbytes() - sum(held.values()))}
+
+
+def own_nbytes(embedder: Embedder) -> int:
+    """Return what an embedding model adds to a process that holds another model."""
+    footprint = embedder.plan.footprint
+    return footprint.total - footprint.base
 
 
 def server_of(request: Request) -> Server:
     """Return the server, once it is ready. Raises ApiError 503 model_loading before."""
     server = raw_server_of(request)
     server.check_alive()
-    if not server.has_model:
-        _ = server.llm  # raises with the progress
+    server.check_loaded()
     return server
 
 
