@@ -29,8 +29,8 @@ def llm() -> LLM:
 @pytest.fixture(autouse=True)
 def _accounted(llm: LLM) -> Iterator[None]:
     yield
-    llm._engine.check_integrity()
-    assert llm._engine.n_unfinished == 0
+    llm.engine.check_integrity()
+    assert llm.engine.n_unfinished == 0
 
 
 def sampled(**options: Any) -> SamplingParams:
@@ -287,7 +287,10 @@ def test_choices_share_the_pages_of_the_prompt(llm: LLM) -> None:
     prompt = some_prompts(1, seed=3)[0] * 3
     prompt = (prompt * 3)[:193]  # three full pages and one token
     stream = llm.stream(prompt, sampled(n=8, max_tokens=4))
-    next(stream)
+    for _ in range(8):  # the first token of each choice: all out of the prompt's one pass
+        next(stream)
+    assert llm._pool.native.n_in_use == 3 + 1
+    next(stream)  # now each has a token of its own
     assert llm._pool.native.n_in_use == 3 + 8
     list(stream)
 
@@ -361,9 +364,9 @@ def test_leaving_a_stream_gives_its_pages_back(llm: LLM) -> None:
     llm.close()
     stream = llm.stream([5] * 300, sampled(max_tokens=100, n=3))
     next(stream)
-    assert llm._pool.native.n_in_use > 5
+    assert llm._pool.native.n_in_use == 5
     del stream
-    assert llm._engine.n_unfinished == 0
+    assert llm.engine.n_unfinished == 0
     llm.close()
     assert llm._pool.native.n_in_use == 0
 
@@ -443,7 +446,7 @@ def test_one_bad_prompt_refuses_the_whole_list_before_anything_runs(llm: LLM) ->
         small.generate([[5, 6], [7] * 100], sampled(max_tokens=20, n=16))
     for model in (llm, small):
         assert model._pool.native.n_in_use == 0
-        assert model._engine.n_unfinished == 0
+        assert model.engine.n_unfinished == 0
 
 
 @pytest.mark.parametrize(

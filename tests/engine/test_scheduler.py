@@ -17,6 +17,7 @@ from capax.engine.sequence import Request
 from capax.errors import CapacityError, CapaxError
 from tests.models import gguf_model
 
+LONG = SamplingParams(max_tokens=150, ignore_eos=True)
 CONTEXT = 256  # tokens; the pool of the stateful test has 4 pages of 64
 
 
@@ -26,11 +27,11 @@ def load(**options: Any) -> LLM:
 
 
 def engine_of(llm: LLM) -> Engine:
-    return llm._engine
+    return llm.engine
 
 
 def request_of(llm: LLM, prompt: list[int], **params: Any) -> Request:
-    return llm._request(prompt, SamplingParams(**params))
+    return llm.request(prompt, SamplingParams(**params))
 
 
 def drain(engine: Engine, *, at_most: int = 10_000) -> None:
@@ -204,21 +205,151 @@ def test_a_request_that_can_never_fit_is_refused_with_its_numbers(llm: LLM) -> N
     assert engine_of(small).n_unfinished == 0
 
 
-def test_requests_wait_while_the_pool_is_full(llm: LLM) -> None:
-    small = load()
+def test_the_younger_request_gives_way_when_the_pool_is_full(llm: LLM) -> None:
+    expected = [llm.generate([i] * 60, LONG).token_ids for i in (5, 6)]
+    small = load()  # four pages of 64 tokens, and each of the two comes to need four
     engine = engine_of(small)
-    first = request_of(small, [5] * 100, max_tokens=150, ignore_eos=True)
-    second = request_of(small, [6] * 100, max_tokens=150, ignore_eos=True)
+    first, second = (request_of(small, [i] * 60, max_tokens=150, ignore_eos=True) for i in (5, 6))
     engine.submit(first)
     engine.submit(second)
-    while not (first.sequences and first.is_finished):
+    while not first.is_finished:
         engine.step()
-        assert not second.sequences or first.is_finished
+        engine.check_integrity()
+    assert engine.stats.n_preemptions > 0
+    assert not second.is_finished
+    assert second.sequences[0].sampled  # it had begun, and keeps what it has said
     drain(engine)
-    assert len(second.sequences[0].output_ids) == 150
-    assert second.started_s is not None
-    assert first.finished_s is not None
-    assert second.started_s >= first.finished_s
+    assert [tokens_of(r)[0] for r in (first, second)] == expected
+
+
+def test_a_request_that_has_to_wait_again_keeps_its_place(llm: LLM) -> None:
+    small = load()
+    engine = engine_of(small)
+    requests = [request_of(small, [5 + i] * 100, max_tokens=100, ignore_eos=True) for i in range(4)]
+    for request in requests:
+        engine.submit(request)
+    drain(engine)
+    finished = [r.finished_s for r in requests]
+    assert finished == sorted(finished)  # type: ignore[type-var]
+
+
+def test_priorities_go_first_and_tenants_take_turns(llm: LLM) -> None:
+    small = load()
+    engine = engine_of(small)
+    order = []
+    for tenant, priority in [("a", 1), ("a", 1), ("a", 1), ("b", 1), ("b", 1), ("c", 0), ("c", 2)]:
+        request = request_of(small, [5] * 100, max_tokens=140, ignore_eos=True)
+        request.tenant, request.priority = tenant, priority
+        engine.submit(request)
+        order.append(request)
+    drain(engine)
+    begun = sorted(range(len(order)), key=lambda i: order[i].started_s or 0.0)
+    assert begun == [5, 0, 3, 1, 4, 2, 6]
+
+
+def test_a_long_prompt_does_not_stop_those_who_decode(llm: LLM) -> None:
+    engine = engine_of(llm)
+    talkers = [request_of(llm, [5 + i] * 9, max_tokens=60, ignore_eos=True) for i in range(3)]
+    for request in talkers:
+        engine.submit(request)
+    engine.step()
+    long = request_of(llm, [9] * 200, max_tokens=3)
+    engine.submit(long)
+    while not long.sequences or not long.sequences[0].sampled:
+        before = [len(r.sequences[0].sampled) for r in talkers]
+        held = long.sequences[0].cache.n_tokens if long.sequences else 0
+        engine.step()
+        assert [len(r.sequences[0].sampled) for r in talkers] == [n + 1 for n in before]
+        assert long.sequences[0].cache.n_tokens - held <= 16 + 2 * 3
+    drain(engine)
+
+
+def test_a_paused_request_lets_the_others_go_on(llm: LLM) -> None:
+    engine = engine_of(llm)
+    slow = request_of(llm, [5, 6], max_tokens=30, ignore_eos=True)
+    slow.max_events = 4
+    quick = request_of(llm, [5, 7], max_tokens=30, ignore_eos=True)
+    for request in (slow, quick):
+        engine.submit(request)
+    while not quick.is_finished:
+        engine.step()
+    assert len(slow.events) == 4
+    assert engine.step() == []
+    slow.events.clear()
+    assert engine.step() == [slow]
+    slow.max_events = None
+    drain(engine)
+    assert tokens_of(slow)[0] == llm.generate([5, 6], LONG).token_ids[:30]
+
+
+def test_a_namespace_sees_no_pages_of_another(llm: LLM) -> None:
+    llm.close()
+    engine = engine_of(llm)
+
+    def cached(tenant: str) -> int:
+        request = request_of(llm, [5] * 150, max_tokens=2)
+        request.tenant = tenant
+        engine.submit(request)
+        drain(engine)
+        return request.n_cached
+
+    assert [cached(t) for t in ("a", "b", "a", "b", "ab", "")] == [0, 0, 149, 149, 0, 0]
+
+
+def test_requests_with_one_prompt_come_to_share_its_pages(llm: LLM) -> None:
+    llm.close()
+    engine = engine_of(llm)
+    requests = [request_of(llm, [5] * 150, max_tokens=40, ignore_eos=True) for _ in range(4)]
+    for request in requests:
+        engine.submit(request)
+    while not all(r.sequences and r.sequences[0].sampled for r in requests):
+        engine.step()
+    tables = [r.sequences[0].cache.page_table[:2].tolist() for r in requests]
+    assert all(table == tables[0] for table in tables)
+    drain(engine)
+
+
+def test_a_prompt_is_computed_once_for_all_choices(llm: LLM) -> None:
+    llm.close()
+    before = engine_of(llm).stats.prompt_tokens
+    llm.generate([7] * 150, SamplingParams(n=8, max_tokens=5))
+    assert engine_of(llm).stats.prompt_tokens - before == 150
+
+
+def test_scored_prompts_of_several_requests_share_steps(llm: LLM) -> None:
+    prompts = [[3 + i, 9, 200, 7 + i] * n for i, n in enumerate((1, 5, 12, 30))]
+    expected = [llm.score(p).logprobs for p in prompts]
+    llm.close()
+    params = SamplingParams(max_tokens=1, prompt_logprobs=2)
+    steps = engine_of(llm).stats.n_steps
+    outputs = llm.generate(prompts, params)
+    assert engine_of(llm).stats.n_steps - steps < 10
+    for prompt, logprobs, output in zip(prompts, expected, outputs, strict=True):
+        assert output.prompt_logprobs is not None
+        assert output.prompt_logprobs[0] is None
+        for token, logprob, position in zip(
+            prompt[1:], logprobs[1:], output.prompt_logprobs[1:], strict=True
+        ):
+            assert position is not None
+            assert position[token].logprob == logprob
+            assert len(position) in (2, 3)
+
+
+@pytest.mark.parametrize("every", ["3", "7"])
+def test_forced_preemption_changes_nothing(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, every: str
+) -> None:
+    prompts = [[5] * 100, [5] * 70 + [6] * 30, [9], [11] * 64]
+    params = SamplingParams(max_tokens=30, n=2, seed=4, prompt_logprobs=1, logprobs=1)
+    expected = [llm.generate(p, params) for p in prompts]
+    monkeypatch.setenv("CAPAX_TEST_PREEMPT_EVERY", every)
+    forced = load(n_sequences=8)
+    outputs = forced.generate(prompts, params)
+    assert engine_of(forced).stats.n_preemptions > 5
+    engine_of(forced).check_integrity()
+    for one, other in zip(expected, outputs, strict=True):
+        assert one.outputs == other.outputs
+        assert one.prompt_logprobs == other.prompt_logprobs
 
 
 def test_scoring_waits_for_running_requests_instead_of_failing(llm: LLM) -> None:
@@ -310,5 +441,14 @@ def test_cancelling_in_the_middle_of_a_step_takes_effect_after_it(
 def test_negative_control_a_leaked_page_is_seen(llm: LLM) -> None:
     page = llm._pool.native.allocate()
     with pytest.raises(RuntimeError, match="KV pages are in use"):
+        engine_of(llm).check_integrity()
+    llm._pool.native.release(page)
+
+
+def test_negative_control_a_wrong_count_is_seen(llm: LLM) -> None:
+    llm.generate([5] * 100, SamplingParams(max_tokens=2))
+    page = next(iter(engine_of(llm)._prefixes.pages()))
+    llm._pool.native.retain(page)
+    with pytest.raises(RuntimeError, match="counts 2 references, 1 are held"):
         engine_of(llm).check_integrity()
     llm._pool.native.release(page)

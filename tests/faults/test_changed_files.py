@@ -29,7 +29,7 @@ model = Model(
     ModelTensors(file, dict.fromkeys(file.tensors, "streamed")),
     context_len=512, max_tokens=256, max_logit_rows=32, n_threads=2,
 )
-llm._model = llm._engine._model = model
+llm._model = llm.engine._model = model
 assert llm.generate([5, 6, 7], params).token_ids == expected
 """
 
@@ -61,8 +61,8 @@ for size in (whole // 2, whole - 1, 100, 0):
             assert path in str(error) and "truncated" in str(error), error
         else:
             raise SystemExit(f"no error at {size}")
-        llm._engine.check_integrity()
-    assert llm._engine.n_unfinished == 0
+        llm.engine.check_integrity()
+    assert llm.engine.n_unfinished == 0
     with open(spare, "rb") as source, open(path, "r+b") as target:  # the same file, whole again
         shutil.copyfileobj(source, target)
     assert llm.generate([5, 6, 7], params).token_ids == expected

@@ -41,7 +41,7 @@ def test_a_poisoned_token_ends_its_own_request_only(tmp_path: Path, value: float
         assert answer.outputs[0].finish_reason == "error"
         assert answer.token_ids == []
         assert answer.text == ""
-    llm._engine.check_integrity()
+    llm.engine.check_integrity()
 
 
 def test_the_pages_of_a_poisoned_request_are_not_kept(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_every_choice_and_the_stream_of_a_poisoned_request_say_error(tmp_path: P
     pieces = list(llm.stream([5, 6], params))
     assert [(p.text, p.token_ids, p.finish_reason) for p in pieces] == [("", [], "error")] * 3
     assert pieces[-1].output is not None
-    llm._engine.check_integrity()
+    llm.engine.check_integrity()
     assert llm._pool.native.n_in_use == 0
 
 
@@ -76,7 +76,7 @@ def test_scoring_a_poisoned_text_is_an_error_and_leaves_nothing_behind(tmp_path:
         llm.score([5, POISONED, 7])
     with pytest.raises(CapaxError, match="not finite"):
         llm.generate([5, POISONED, 7], SamplingParams(max_tokens=1, prompt_logprobs=1))
-    llm._engine.check_integrity()
+    llm.engine.check_integrity()
     assert llm._pool.native.n_in_use == 0
     assert llm.score([5, 6, 7]) == LLM(clean).score([5, 6, 7])
 

@@ -44,7 +44,7 @@ def test_a_forked_child_gives_the_same_tokens_and_the_parent_goes_on(path: Path)
         thread.join()
         assert got + [t for piece in stream for t in piece.token_ids] == expected
         assert llm.generate([5, 6, 7], params).token_ids == expected
-        llm._engine.check_integrity()
+        llm.engine.check_integrity()
         print("fine")
         """,
         path,
@@ -136,7 +136,7 @@ def test_an_interrupt_ends_the_answer_and_nothing_else(path: Path) -> None:
             except KeyboardInterrupt:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 n_interrupted += 1
-            assert llm._engine.n_unfinished == 0
+            assert llm.engine.n_unfinished == 0
             assert llm.generate([5, 6, 7], params).outputs == expected
         print(n_interrupted)
         """,

@@ -1,55 +1,92 @@
-"""From requests to steps: which sequences get how many tokens of the next forward pass.
+"""The engine: requests in, one forward pass after another, news of their answers out.
 
-A step is a ragged batch of at most `max_tokens` tokens: first one token for each decoding
-sequence, then prompt tokens of prefilling ones, oldest first. A request is admitted when the
-pages it may need at most are free, so a running sequence never runs out of memory. Logits do
-not depend on what else is in a step, so neither do tokens.
+The scheduler says what a step computes; the engine runs it, gives every sequence its token and puts
+the news into each request's events. Logits do not depend on what else is in a step, on how a
+prompt is cut into steps, or on where its pages come from, so neither do tokens.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from capax import _native
-from capax.decoding.sampling import sampled_of
+from capax.decoding.sampling import sampled_of, score_rows
 from capax.engine import lifetime
-from capax.engine.prefix import KeptPrefix
+from capax.engine.prefix_cache import PrefixCache
+from capax.engine.scheduler import Scheduler, Work
 from capax.engine.sequence import Event, Request, Sequence
 from capax.errors import CapacityError, CapaxError
-from capax.files.tokenizer import Tokenizer
 from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool, pages_for
 from capax.models import Model, SequenceSlice, Step
 
 STOP_TIMEOUT_S = 5.0  # longer than any step should take; exiting anyway beats hanging
+COUNT_EVERY_S = 0.05  # at most so often are pages counted for `stats`
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """One snapshot. Pages `used` are held by requests, `cached` ones only kept for reuse.
+
+    `n_running`, `n_waiting`: requests. Totals since the start: `prefix_query_tokens` of prompts
+    that began, `prefix_hit_tokens` of them that were known, `prompt_tokens` computed,
+    `generation_tokens` sampled.
+    """
+
+    n_running: int = 0
+    n_waiting: int = 0
+    kv_pages_used: int = 0
+    kv_pages_cached: int = 0
+    kv_pages_total: int = 0
+    prefix_query_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    n_preemptions: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    n_steps: int = 0
+    last_step_s: float = 0.0
 
 
 class Engine:
     """Runs requests over one model. Every method may be called from any thread."""
 
-    def __init__(self, model: Model, pool: PagePool, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: Model, pool: PagePool) -> None:
         self._model = model
         self._pool = pool
-        self._tokenizer = tokenizer
         # Guards everything below but the two queues of requests, whose ends are atomic.
         self._lock = threading.Lock()
         self._pages_freed = threading.Condition(self._lock)
         self._is_stopped = False
-        self._waiting: deque[Request] = deque()
+        self._arrived: deque[Request] = deque()
         self._cancelled: deque[Request] = deque()
-        self._running: list[Sequence] = []
-        self._direct: list[tuple[PagedKVCache, int]] = []  # with the pages set aside for each
+        self._prefixes = PrefixCache(pool)
+        self._scheduler = Scheduler(
+            pool,
+            self._prefixes,
+            max_tokens=model.max_tokens,
+            max_sequences=model.max_logit_rows,
+        )
+        self._direct: list[PagedKVCache] = []
         self._n_direct_waiting = 0
-        self._kept = KeptPrefix()
+        self._stats = EngineStats(kv_pages_total=pool.native.capacity)
+        self._counted_s = 0.0
+        self._n_steps = self._n_prompt = self._n_generated = 0
+        # For tests: every so many steps a request gives its pages up, whether it must or not.
+        self._preempt_every = int(os.environ.get("CAPAX_TEST_PREEMPT_EVERY") or 0)
         lifetime.watch(self)
 
+    # --- requests -----------------------------------------------------------------------
+
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises CapacityError if the cache could never hold it."""
+        """Queue a request; never waits. Raises CapacityError if the cache could never hold it."""
         needed = self._pages_needed(request)
         if needed > self._pool.native.capacity:
             raise CapacityError(
@@ -60,33 +97,10 @@ class Engine:
             )
         if request.params.n > self._model.max_logit_rows:
             raise CapacityError(
-                f"n is {request.params.n} but a step has room for the logits of "
-                f"{self._model.max_logit_rows} choices; lower n"
+                f"n is {request.params.n} but at most {self._model.max_logit_rows} choices run at "
+                "once; lower n, or raise the number of parallel sequences"
             )
-        self._waiting.append(request)
-
-    def step(self) -> None:
-        """Run one forward pass and sample; what happened is appended to each request's events.
-
-        If it fails, every running request is ended with the error, which is also raised here.
-        Waits a moment if nothing can run until another thread's direct pass is over.
-        """
-        self._check_open()
-        with self._lock:
-            try:
-                self._end_cancelled()
-                self._admit()
-                work = self._schedule()
-                if work:
-                    self._run(work)
-                elif self._waiting and self._direct:
-                    self._pages_freed.wait(timeout=0.1)
-            except BaseException as error:
-                for request in self._running_requests():
-                    request.error = error
-                    self._end(request)
-                raise
-        self._sweep()
+        self._arrived.append(request)
 
     def cancel(self, request: Request) -> None:
         """End a request wherever it is and give its memory back.
@@ -96,6 +110,59 @@ class Engine:
         """
         self._cancelled.append(request)
         self._sweep()
+
+    def step(self) -> list[Request]:
+        """Run one forward pass and sample; returns the requests that have news.
+
+        If it fails, every running request is ended with the error, which is also raised here.
+        Waits a moment if nothing can run until another thread's direct pass is over.
+        """
+        self._check_open()
+        with self._lock:
+            started = time.perf_counter()
+            try:
+                self._take_in()
+                if not self._n_direct_waiting:
+                    self._scheduler.admit()
+                self._preempt_for_tests()
+                work = self._scheduler.schedule()
+                news = self._run(work) if work else []
+                if not work and self._scheduler.waiting and self._direct:
+                    self._pages_freed.wait(timeout=0.1)
+            except BaseException as error:
+                for request in list(self._scheduler.running):
+                    request.error = error
+                    self._end(request)
+                raise
+            self._count(time.perf_counter() - started if work else None)
+        self._sweep()
+        return news
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request is waiting or running; a guess while another thread runs a step."""
+        scheduler = self._scheduler
+        return bool(self._arrived or self._cancelled or scheduler.running or scheduler.waiting)
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests that have not begun; a guess while another thread runs a step."""
+        return len(self._arrived) + len(self._scheduler.waiting)
+
+    @property
+    def n_unfinished(self) -> int:
+        """Requests waiting or running."""
+        self._sweep()
+        with self._lock:
+            self._take_in()
+            return len(self._scheduler.waiting) + len(self._scheduler.running)
+
+    @property
+    def stats(self) -> EngineStats:
+        """The latest snapshot; never waits."""
+        return self._stats
+
+    # --- passes outside of steps ----------------------------------------------------------
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -107,10 +174,10 @@ class Engine:
 
     @contextmanager
     def direct_cache(self, n_tokens: int) -> Iterator[PagedKVCache]:
-        """An empty cache for passes outside `step`, with pages set aside for `n_tokens`.
+        """An empty cache for passes outside `step`, with room for `n_tokens`.
 
-        Runs and waits for what runs before it until there are enough. Raises CapacityError if
-        there never will be.
+        Runs and waits for what runs before it until there is. Raises CapacityError if there
+        never will be.
         """
         needed = pages_for(n_tokens)
         if needed > self._pool.native.capacity:
@@ -119,48 +186,63 @@ class Engine:
                 f"holds {self._pool.native.capacity}; raise the memory budget"
             )
         cache = PagedKVCache(self._pool)
-        self._set_aside(needed, cache)
+        self._set_aside(n_tokens, cache)
         try:
             yield cache
         finally:
             with self._lock:
-                self._direct = [d for d in self._direct if d[0] is not cache]
+                self._direct.remove(cache)
                 cache.close()
                 self._pages_freed.notify_all()
 
-    def forget(self) -> None:
-        """Drop every kept prefix and give free memory back to the system."""
-        self._sweep()
-        with self._lock:
-            self._kept.drop()
-            self._pool.native.trim()
+    def _set_aside(self, n_tokens: int, cache: PagedKVCache) -> None:
+        self._n_direct_waiting += 1  # from here on nothing new is admitted
+        try:
+            while True:
+                self._check_open()
+                with self._lock:
+                    self._end_cancelled()
+                    missing = pages_for(n_tokens) - self._pool.n_free
+                    if missing <= 0 or self._prefixes.evict(missing) >= missing:
+                        cache.reserve(n_tokens)
+                        self._direct.append(cache)
+                        return
+                    if not self._scheduler.running:  # other direct passes
+                        self._pages_freed.wait(timeout=0.1)
+                self.step()
+        finally:
+            self._n_direct_waiting -= 1
 
-    @property
-    def n_unfinished(self) -> int:
-        """Requests waiting or running."""
+    def forget(self) -> None:
+        """Drop every kept page and give free memory back to the system."""
         self._sweep()
         with self._lock:
-            return len(self._waiting) + len(self._running_requests())
+            self._prefixes.clear()
+            self._pool.native.trim()
+            self._count(None, now=True)
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if pages and sequences do not account for each other."""
+        """Raise RuntimeError if pages and those who hold them do not account for each other."""
         self._sweep()
         with self._lock:
-            caches = [s.cache for s in self._running] + [cache for cache, _ in self._direct]
-            referenced = {int(p) for cache in caches for p in cache.page_table}
-            referenced |= self._kept.pages()
-            if not self._pool.native.check_integrity():
+            held = Counter(int(page) for cache in self._caches() for page in cache.page_table)
+            held.update(self._prefixes.pages())
+            pool = self._pool.native
+            if not pool.check_integrity():
                 raise RuntimeError("free and used pages of the KV pool do not add up")
-            if len(referenced) != self._pool.native.n_in_use:
-                raise RuntimeError(
-                    f"{self._pool.native.n_in_use} KV pages are in use, "
-                    f"sequences refer to {len(referenced)}"
-                )
-            if self._n_committed + self._kept.n_pages > self._pool.native.capacity:
-                raise RuntimeError(
-                    f"{self._n_committed} KV pages are promised and {self._kept.n_pages} kept, "
-                    f"the pool has {self._pool.native.capacity}"
-                )
+            if len(held) != pool.n_in_use:
+                raise RuntimeError(f"{pool.n_in_use} KV pages are in use, {len(held)} are held")
+            for page, n in held.items():
+                if pool.references(page) != n:
+                    raise RuntimeError(
+                        f"KV page {page} counts {pool.references(page)} references, {n} are held"
+                    )
+
+    def _caches(self) -> Iterator[PagedKVCache]:
+        yield from self._direct
+        for request in [*self._scheduler.running, *self._scheduler.waiting]:
+            for sequence in request.sequences:
+                yield sequence.cache
 
     # --- its lock, and what else may hold it ----------------------------------------------
 
@@ -175,11 +257,17 @@ class Engine:
             finally:
                 self._lock.release()
 
+    def _take_in(self) -> None:
+        while self._arrived:
+            self._scheduler.waiting.append(self._arrived.popleft())
+        self._end_cancelled()
+
     def _end_cancelled(self) -> None:
         while self._cancelled:
             request = self._cancelled.popleft()
-            if request in self._waiting:
-                self._waiting.remove(request)
+            if request in self._arrived:
+                self._arrived.remove(request)
+            self._scheduler.waiting.remove(request)
             self._end(request)
 
     def pause(self) -> None:
@@ -198,139 +286,158 @@ class Engine:
         if self._is_stopped and threading.current_thread() is threading.main_thread():
             raise CapaxError("the interpreter is exiting: the engine takes no more work")
 
-    # --- the steps of a step ------------------------------------------------------------
+    # --- one step -------------------------------------------------------------------------
 
-    def _admit(self) -> None:
-        while self._waiting and not self._n_direct_waiting:
-            request = self._waiting[0]
-            needed = self._n_committed + self._pages_needed(request)
-            n_slots = request.params.n + sum(r.params.n for r in self._running_requests())
-            if needed > self._pool.native.capacity or n_slots > self._model.max_logit_rows:
-                return
-            self._waiting.popleft()
-            cache = self._kept.take(request.prompt_ids) or PagedKVCache(self._pool)
-            if needed + self._kept.n_pages > self._pool.native.capacity:
-                self._kept.drop()
-            request.n_cached = cache.n_tokens
-            request.started_s = time.perf_counter()
-            first = Sequence(request, 0, cache, self._tokenizer)
-            request.sequences.append(first)
-            self._running.append(first)
-
-    def _schedule(self) -> list[tuple[Sequence, int]]:
-        """Choose (sequence, tokens) for the next step."""
-        room = self._model.max_tokens
-        work = []
-        for sequence in self._running:
-            if sequence.is_decoding and room > 0:
-                work.append((sequence, 1))
-                room -= 1
-        for sequence in self._running:  # grows by the choices of a prompt that is done
-            if sequence.is_prefilling and room > 0:
-                n_new = min(sequence.n_pending, room)
-                others = sequence.request.params.n - len(sequence.request.sequences)
-                if others and n_new == sequence.n_pending:
-                    # Choices share the prompt up to its last token; each computes that one
-                    # itself, so that all of them have logits of their own to sample from.
-                    n_new -= 1
-                    if n_new == 0:
-                        self._fork(sequence)
-                        n_new = 1
-                work.append((sequence, n_new))
-                room -= n_new
-        return work
-
-    def _fork(self, first: Sequence) -> None:
-        request = first.request
-        for index in range(1, request.params.n):
-            twin = Sequence(request, index, first.cache.fork(), self._tokenizer)
-            request.sequences.append(twin)
-            self._running.append(twin)
-
-    def _run(self, work: list[tuple[Sequence, int]]) -> None:
-        slices = []
+    def _run(self, work: list[Work]) -> list[Request]:
+        slices: list[SequenceSlice] = []
         tokens: list[int] = []
-        logit_rows = []
-        ready = []
-        for sequence, n_new in work:
-            begin = len(tokens)
-            cached = sequence.cache.n_tokens
+        logit_rows: list[int] = []
+        ready: list[list[Sequence]] = []  # the choices that each sampled row is for
+        scored: list[tuple[Request, list[int], list[int]]] = []  # request, rows, their targets
+        for sequence, n_new in ((w.sequence, w.n_new) for w in work):
+            begin, cached = len(tokens), sequence.cache.n_tokens
             tokens += sequence.tokens[cached : cached + n_new]
-            sequence.cache.reserve(n_new)
             slices.append(SequenceSlice(sequence.cache, begin, len(tokens)))
-            if n_new == len(sequence.tokens) - cached:
-                ready.append(sequence)
-                logit_rows.append(len(tokens) - 1)
+            if sequence.request.needs_scores:
+                scored.append(_rows_to_score(sequence, begin, n_new))
+            if cached + n_new == len(sequence.tokens):
+                choices = self._choices(sequence)
+                ready.append(choices)
+                logit_rows += [len(tokens) - 1] * len(choices)
+            if not sequence.sampled:
+                self._n_prompt += n_new
         step = Step(np.array(tokens, np.int32), slices, np.array(logit_rows, np.int32))
-        self._accept(ready, self._model.sample(step, [s.sampler.native for s in ready]))
+        samplers = [choice.sampler.native for choices in ready for choice in choices]
+        results = self._compute(step, samplers, scored)
+        return self._accept(ready, results)
 
-    def _accept(self, ready: list[Sequence], results: list[_native.SampleResult]) -> None:
+    def _choices(self, sequence: Sequence) -> list[Sequence]:
+        """Return the choices whose next token comes from a sequence's last row: all, at first."""
+        request = sequence.request
+        if len(request.sequences) == request.params.n:
+            return [sequence]
+        others = [
+            Sequence(request, index, PagedKVCache(self._pool))
+            for index in range(1, request.params.n)
+        ]
+        return [sequence, *others]
+
+    def _compute(
+        self,
+        step: Step,
+        samplers: list[_native.Sampler],
+        scored: list[tuple[Request, list[int], list[int]]],
+    ) -> list[_native.SampleResult]:
+        if not scored:
+            return self._model.sample(step, samplers)
+        rows = np.array([row for _, some, _ in scored for row in some], np.int32)
+        targets = np.array([token for _, _, some in scored for token in some], np.int32)
+        owners = [request for request, some, _ in scored for _ in some]
+
+        def visit(first: int, logits: npt.NDArray[np.float32]) -> None:
+            begin = first
+            while begin < first + len(logits):  # a stretch of one request at a time
+                request, end = owners[begin], begin
+                while end < first + len(logits) and owners[end] is request:
+                    end += 1
+                n_top = request.params.prompt_logprobs or 0
+                part = logits[begin - first : end - first]
+                request.prompt_scores.append(score_rows(part, targets[begin:end], n_top))
+                request.n_scored += end - begin
+                begin = end
+
+        return self._model.sample_scoring(step, samplers, rows, visit)
+
+    def _accept(
+        self, ready: list[list[Sequence]], results: list[_native.SampleResult]
+    ) -> list[Request]:
         now = time.perf_counter()
-        for sequence, result in zip(ready, results, strict=True):
-            sampled = sampled_of(result)
-            request = sequence.request
+        news: dict[Request, None] = {}
+        at = 0
+        for choices in ready:
+            first, *others = choices
+            request = first.request
             request.first_token_s = request.first_token_s or now
-            if sampled is None:
-                sequence.fail()
-                text = ""
-            else:
-                text = sequence.accept(sampled)
-            request.events.append(Event(sequence, sampled, text, sequence.finish_reason))
-            if sequence.finish_reason is not None and request.is_finished:
+            if not first.sampled and results[at][0] == "ok":
+                self._scheduler.keep_prompt(first)
+            for other in others:
+                other.cache = first.cache.fork()
+                other.is_prefill_begun = True
+                request.sequences.append(other)
+            for sequence, result in zip(choices, results[at : at + len(choices)], strict=True):
+                self._take_token(sequence, result)
+            at += len(choices)
+            if request.is_finished:
                 request.finished_s = time.perf_counter()
-                self._retire(request)
+                self._scheduler.retire(request)
+            news[request] = None
+        self._n_generated += len(results)
+        return list(news)
+
+    def _take_token(self, sequence: Sequence, result: _native.SampleResult) -> None:
+        sampled = sampled_of(result)
+        if sampled is None:
+            sequence.fail()
+            text = ""
+        else:
+            text = sequence.accept(sampled)
+        sequence.request.events.append(Event(sequence, sampled, text, sequence.finish_reason))
+        if sequence.finish_reason is not None:
+            self._scheduler.release(sequence)
 
     def _end(self, request: Request) -> None:
         """End what is left of a request and take it off the engine."""
+        request.is_over = True
         for sequence in request.sequences:
             sequence.cancel()
-        self._retire(request)
+        self._scheduler.retire(request)
 
-    def _retire(self, request: Request) -> None:
-        """Take a finished request off the engine; keep the cache of its first choice."""
-        mine = [s for s in self._running if s.request is request]
-        if not mine:
-            return
-        self._running = [s for s in self._running if s.request is not request]
-        # After an error nobody knows what the pages hold.
-        if mine[0].cache.n_tokens > 0 and request.error is None and not request.has_failed:
-            self._kept.keep(mine[0].tokens, mine[0].cache)
-        else:
-            mine[0].cache.close()
-        for sequence in mine[1:]:
-            sequence.cache.close()
-
-    def _set_aside(self, n_pages: int, cache: PagedKVCache) -> None:
-        self._n_direct_waiting += 1  # from here on nothing new is admitted
-        try:
-            while True:
-                self._check_open()
-                with self._lock:
-                    self._end_cancelled()
-                    free = self._pool.native.capacity - self._n_committed
-                    if n_pages <= free:
-                        if n_pages > free - self._kept.n_pages:
-                            self._kept.drop()
-                        self._direct.append((cache, n_pages))
-                        return
-                    if not self._running:  # other direct passes
-                        self._pages_freed.wait(timeout=0.1)
-                self.step()
-        finally:
-            self._n_direct_waiting -= 1
-
-    def _running_requests(self) -> list[Request]:
-        return list(dict.fromkeys(s.request for s in self._running))
-
-    @property
-    def _n_committed(self) -> int:
-        """The pages that running requests and direct passes may come to need."""
-        return sum(map(self._pages_needed, self._running_requests())) + sum(
-            n_pages for _, n_pages in self._direct
-        )
+    def _preempt_for_tests(self) -> None:
+        running = self._scheduler.running
+        if self._preempt_every and running and self._n_steps % self._preempt_every == 0:
+            self._scheduler.preempt(running[-1])
+            self._n_steps += 1
 
     def _pages_needed(self, request: Request) -> int:
         """The pages a request may come to need, shared prompt pages counted once."""
         n_prompt, n = len(request.prompt_ids), request.params.n
-        whole = -(-(n_prompt + request.max_tokens) // PAGE_TOKENS)
-        return whole + (n - 1) * (whole - (n_prompt - 1) // PAGE_TOKENS)
+        whole = pages_for(n_prompt + request.max_tokens)
+        return whole + (n - 1) * (whole - n_prompt // PAGE_TOKENS)
+
+    def _count(self, step_s: float | None, *, now: bool = False) -> None:
+        """Take a snapshot for `stats`; pages are counted only every now and then."""
+        if step_s is not None:
+            self._n_steps += 1
+        moment = time.perf_counter()
+        scheduler, last = self._scheduler, self._stats
+        used, cached = last.kv_pages_used, last.kv_pages_cached
+        if now or moment - self._counted_s > COUNT_EVERY_S or not scheduler.running:
+            self._counted_s = moment
+            cached = self._prefixes.n_evictable
+            used = self._pool.native.n_in_use - cached
+        self._stats = EngineStats(
+            n_running=len(scheduler.running),
+            n_waiting=len(scheduler.waiting),
+            kv_pages_used=used,
+            kv_pages_cached=cached,
+            kv_pages_total=self._pool.native.capacity,
+            prefix_query_tokens=scheduler.n_prompt_tokens,
+            prefix_hit_tokens=scheduler.n_hit_tokens,
+            n_preemptions=scheduler.n_preemptions,
+            prompt_tokens=self._n_prompt,
+            generation_tokens=self._n_generated,
+            n_steps=self._n_steps,
+            last_step_s=last.last_step_s if step_s is None else step_s,
+        )
+
+
+def _rows_to_score(
+    sequence: Sequence, begin: int, n_new: int
+) -> tuple[Request, list[int], list[int]]:
+    """Return which rows of a step score prompt tokens, and which tokens."""
+    request = sequence.request
+    cached = sequence.cache.n_tokens
+    first = max(cached, request.n_scored)  # tokens scored before a wait are not scored again
+    last = min(cached + n_new, len(request.prompt_ids) - 1)
+    rows = list(range(begin + first - cached, begin + last - cached))
+    return request, rows, request.prompt_ids[first + 1 : last + 1]

@@ -140,7 +140,7 @@ class LLM:
         n_pages = pages_for(self.plan.context_len) * self.plan.n_sequences
         self._pool = PagePool(self.config, self.plan.kv_type, n_pages)
         self.text_tokens = TextTokens(self.tokenizer, self.config.vocab_size, self.context_len)
-        self._engine = Engine(self._model, self._pool, self.tokenizer)
+        self.engine = Engine(self._model, self._pool)
         self._contexts_lock = threading.Lock()
         self.load_seconds = time.perf_counter() - started
 
@@ -161,7 +161,7 @@ class LLM:
 
     def close(self) -> None:
         """Drop kept prefixes; memory goes back when the object does."""
-        self._engine.forget()
+        self.engine.forget()
 
     def __enter__(self) -> Self:
         return self
@@ -191,12 +191,12 @@ class LLM:
         """
         params = params or SamplingParams()
         several, is_one = _as_list(prompts)
-        outputs = self._generate([self._request(p, params) for p in several])
+        outputs = self._generate([self.request(p, params) for p in several])
         return outputs[0] if is_one else outputs
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[StreamPiece]:
         """Yield news of the answer as it grows; leaving the loop early cancels the request."""
-        return self._stream(self._request(prompt, params or SamplingParams()))
+        return self._stream(self.request(prompt, params or SamplingParams()))
 
     def chat(
         self,
@@ -206,7 +206,7 @@ class LLM:
     ) -> RequestOutput:
         """Answer a conversation of {"role", "content"} messages through the model's template."""
         ids = self.chat_ids(messages, **template_options)
-        return self._generate([self._request(ids, params or SamplingParams())])[0]
+        return self._generate([self.request(ids, params or SamplingParams())])[0]
 
     def stream_chat(
         self,
@@ -216,7 +216,7 @@ class LLM:
     ) -> Iterator[StreamPiece]:
         """Like `chat`, yielding pieces."""
         ids = self.chat_ids(messages, **template_options)
-        return self._stream(self._request(ids, params or SamplingParams()))
+        return self._stream(self.request(ids, params or SamplingParams()))
 
     def chat_ids(self, messages: Sequence[Message], **template_options: Any) -> list[int]:
         """Render a conversation with the model's chat template and tokenise it."""
@@ -260,10 +260,8 @@ class LLM:
         """
         with ExitStack() as stack:
             with self._contexts_lock:  # one taker at a time: two with half of each would wait
-                caches = [
-                    stack.enter_context(self._engine.direct_cache(n_tokens)) for _ in range(n)
-                ]
-            yield Contexts(self._engine, self._model, caches)
+                caches = [stack.enter_context(self.engine.direct_cache(n_tokens)) for _ in range(n)]
+            yield Contexts(self.engine, self._model, caches)
 
     # --- embedding ----------------------------------------------------------------------
 
@@ -331,7 +329,8 @@ class LLM:
             )
         return ids
 
-    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
+    def request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        """Return a request for the engine. Raises ConfigError for what it cannot answer."""
         ids = self._prompt_ids(prompt)
         room = self.context_len - len(ids)
         wanted = max(room, 1) if params.max_tokens is None else params.max_tokens
@@ -344,40 +343,39 @@ class LLM:
         params.check_vocabulary(self.config.vocab_size)
         if params.seed is None:
             params = params.with_seed(self.seed)
-        request = Request(ids, params, wanted, prompt if isinstance(prompt, str) else None)
-        if params.prompt_logprobs is not None:
-            request.prompt_logprobs = self._prompt_logprobs(ids, params.prompt_logprobs)
-        return request
+        text = prompt if isinstance(prompt, str) else None
+        return Request(ids, params, wanted, self.tokenizer, text)
 
     def _generate(self, requests: list[Request]) -> list[RequestOutput]:
         try:
             for request in requests:
-                self._engine.submit(request)
-            while not all(r.sequences and r.is_finished for r in requests):
-                self._engine.step()
+                self.engine.submit(request)
+            while not all(r.is_finished for r in requests):
+                self.engine.step()
             for request in requests:
                 request.raise_error()
         except BaseException:
             for request in requests:
-                self._engine.cancel(request)
+                self.engine.cancel(request)
             raise
         return [self._output(r) for r in requests]
 
     def _stream(self, request: Request) -> Iterator[StreamPiece]:
         try:
-            self._engine.submit(request)
+            self.engine.submit(request)
             while True:
                 while request.events:
                     event = request.events.popleft()
-                    yield self._piece(request, event)
+                    yield self.piece(request, event)
                 request.raise_error()
-                if request.sequences and request.is_finished and not request.events:
+                if request.is_finished and not request.events:
                     return
-                self._engine.step()
+                self.engine.step()
         finally:
-            self._engine.cancel(request)
+            self.engine.cancel(request)
 
-    def _piece(self, request: Request, event: Event) -> StreamPiece:
+    def piece(self, request: Request, event: Event) -> StreamPiece:
+        """Return an event of a request as callers see it."""
         last = request.is_finished and not request.events
         wanted = request.params.logprobs is not None
         sampled = event.sampled
@@ -419,7 +417,7 @@ class LLM:
                 predicted_n=max(0, n_new - len(outputs)),
                 predicted_ms=1e3 * (end - first),
             ),
-            prompt_logprobs=request.prompt_logprobs,
+            prompt_logprobs=self._prompt_logprobs(request),
         )
 
     def _position(self, sampled: Sampled) -> PositionLogprobs:
@@ -444,16 +442,14 @@ class LLM:
         self._forward_all(ids, keep)
         return Score(ids, logprobs, is_greedy)
 
-    def _prompt_logprobs(self, ids: list[int], n_top: int) -> list[PositionLogprobs | None]:
+    def _prompt_logprobs(self, request: Request) -> list[PositionLogprobs | None] | None:
+        if request.params.prompt_logprobs is None:
+            return None
+        tokens = iter(request.prompt_ids[1:])
         positions: list[PositionLogprobs | None] = [None]
-
-        def keep(first: int, logits: npt.NDArray[np.float32]) -> None:
-            targets = ids[first + 1 : first + 1 + len(logits)]
-            scored = score_rows(logits[: len(targets)], np.array(targets, np.int32), n_top)
-            for token, logprob, top in zip(targets, scored.logprobs, scored.top, strict=True):
-                positions.append(self._position(Sampled(token, logprob, top)))
-
-        self._forward_all(ids, keep)
+        for scored in request.prompt_scores:
+            for logprob, top in zip(scored.logprobs, scored.top, strict=True):
+                positions.append(self._position(Sampled(next(tokens), logprob, top)))
         return positions
 
     def _forward_all(
@@ -471,10 +467,10 @@ class LLM:
         head = head or model.run_head
         check_number("chunk", chunk, COUNT)
         chunk = min(chunk or model.max_tokens, model.max_tokens)
-        with self._engine.direct_cache(len(ids)) as cache:
+        with self.engine.direct_cache(len(ids)) as cache:
             for begin in range(0, len(ids), chunk):
                 part = np.array(ids[begin : begin + chunk], np.int32)
-                with self._engine.exclusive():
+                with self.engine.exclusive():
                     cache.reserve(len(part))
                     model.run_body(
                         Step(part, [SequenceSlice(cache, 0, len(part))], np.empty(0, np.int32))
@@ -494,7 +490,7 @@ class LLM:
         positions = np.arange(depth + n_tokens, dtype=np.int64)
         ids = ((self.seed + 1 + positions) * 7919 % self.config.vocab_size).astype(np.int32)
         nothing, first_row = np.empty(0, np.int32), np.zeros(1, np.int32)
-        with self._engine.direct_cache(len(ids)) as cache, self._engine.exclusive():
+        with self.engine.direct_cache(len(ids)) as cache, self.engine.exclusive():
             for begin in range(0, depth, self._model.max_tokens):
                 part = ids[begin : min(begin + self._model.max_tokens, depth)]
                 cache.reserve(len(part))

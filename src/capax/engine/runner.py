@@ -1,7 +1,8 @@
 """Steps one LLM's engine in a thread of its own and hands its news to an asyncio loop.
 
 One wake-up of the loop per step for all streams together, never one per token. A stream that
-is left, or closed, is cancelled at the next step.
+is left, or closed, is cancelled at the next step. A stream whose reader is slow gets no more tokens
+until some are fetched, and is ended when that takes too long; others are not held up.
 """
 
 from __future__ import annotations
@@ -9,58 +10,46 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from capax.decoding.params import SamplingParams
+from capax.engine.engine import EngineStats
 from capax.engine.llm import LLM
 from capax.engine.outputs import StreamPiece
-from capax.engine.sequence import Request
+from capax.engine.sequence import ConstraintFactory, Request
 from capax.errors import CapaxError, QueueFullError
 
+__all__ = ["EngineStats", "Runner"]
+
+MAX_PIECES = 64  # of a request that nobody has fetched; then it is paused
+FETCH_TIMEOUT_S = 30.0  # then it is ended
+WATCH_S = 1.0
 IDLE_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """One snapshot of the engine. Pages in use are referenced by running sequences."""
-
-    n_running: int
-    n_waiting: int
-    kv_pages_used: int
-    kv_pages_cached: int
-    kv_pages_total: int
-    prefix_query_tokens: int
-    prefix_hit_tokens: int
-    n_preemptions: int
-    prompt_tokens: int
-    generation_tokens: int
-    n_steps: int
-    last_step_s: float
+PAUSED_S = 0.01
 
 
 class Runner:
-    """Runs requests of one event loop. Enter it as a context to start the thread."""
+    """Runs requests of one event loop. Enter it as a context to start the thread.
+
+    `max_queue`: requests that may wait; more are refused.
+    """
 
     def __init__(self, llm: LLM, *, max_queue: int) -> None:
         self._llm = llm
+        self._engine = llm.engine
         self._max_queue = max_queue
-        self._streams: set[_Stream] = set()
+        self._streams: dict[int, _Stream] = {}  # by the id of the request
         self._error: BaseException | None = None
         self._is_stopping = False
         self._work = threading.Event()
         self._thread = threading.Thread(target=self._run, name="capax-engine", daemon=True)
-        self._n_steps = 0
-        self._last_step_s = 0.0
-        self._n_prompt = 0
-        self._n_generated = 0
-        self._n_hits = 0
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        self._watcher = self._loop.create_task(self._watch())
         return self
 
     async def __aexit__(
@@ -69,7 +58,8 @@ class Runner:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for stream in list(self._streams):
+        self._watcher.cancel()
+        for stream in list(self._streams.values()):
             await stream.aclose()
         self._is_stopping = True
         self._work.set()
@@ -80,6 +70,10 @@ class Runner:
         """What ended the thread, if something did."""
         return self._error
 
+    def stats(self) -> EngineStats:
+        """Return the engine's latest snapshot; never waits."""
+        return self._engine.stats
+
     def stream(
         self,
         prompt: Sequence[int],
@@ -87,80 +81,83 @@ class Runner:
         *,
         tenant: str = "",
         priority: int = 0,
-        constraint: Callable[[], Any] | None = None,
+        constraint: ConstraintFactory | None = None,
     ) -> AsyncIterator[list[StreamPiece]]:
         """Submit a request now and return its news, all since the last fetch in one list.
 
-        Raises ConfigError, CapacityError and QueueFullError at once.
+        `tenant`: whose kept pages it may use; tenants take turns. A lower `priority` comes first.
+        `constraint`: makes what bounds the tokens of one choice. The last piece of the request
+        carries its output. Raises ConfigError, CapacityError and QueueFullError at once.
         """
-        if len(self._streams) >= self._max_queue:
+        n_waiting = self._engine.n_waiting
+        if n_waiting >= self._max_queue:
             raise QueueFullError(
-                f"{len(self._streams)} requests are running or waiting, the limit; ask again later"
+                f"{n_waiting} requests are waiting and at most {self._max_queue} may; "
+                "ask again later"
             )
-        request = self._llm._request(list(prompt), params)
-        self._llm._engine.submit(request)
-        stream = _Stream(self, request)
-        self._streams.add(stream)
+        request = self._llm.request(prompt, params)
+        request.tenant = tenant
+        request.priority = priority
+        request.constraint = constraint
+        request.max_events = MAX_PIECES
+        self._engine.submit(request)
+        stream = self._streams[id(request)] = _Stream(self, request)
         self._work.set()
         return stream
 
-    def stats(self) -> EngineStats:
-        """Return one consistent snapshot; callable from any thread."""
-        pool = self._llm._pool.native
-        n_running = self._llm._engine.n_unfinished
-        return EngineStats(
-            n_running=n_running,
-            n_waiting=0,
-            kv_pages_used=pool.n_in_use if n_running else 0,
-            kv_pages_cached=0 if n_running else pool.n_in_use,
-            kv_pages_total=pool.capacity,
-            prefix_query_tokens=self._n_prompt,
-            prefix_hit_tokens=self._n_hits,
-            n_preemptions=0,
-            prompt_tokens=self._n_prompt,
-            generation_tokens=self._n_generated,
-            n_steps=self._n_steps,
-            last_step_s=self._last_step_s,
-        )
+    # --- the thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        engine = self._llm._engine
         try:
             while not self._is_stopping:
-                if engine.n_unfinished:
-                    began = time.perf_counter()
-                    engine.step()
-                    self._last_step_s = time.perf_counter() - began
-                    self._n_steps += 1
-                    self._loop.call_soon_threadsafe(self._tell)
-                else:
+                if not self._engine.has_work:
                     self._work.wait(IDLE_S)
+                    self._work.clear()
+                    continue
+                news = self._engine.step()
+                if news:
+                    self._loop.call_soon_threadsafe(self._tell, news)
+                else:
+                    self._work.wait(PAUSED_S)
                     self._work.clear()
         except BaseException as error:  # noqa: BLE001  # a border: every stream raises it
             self._error = error
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(self._tell_all)
 
-    def _tell(self) -> None:
-        for stream in self._streams:
+    # --- the loop -------------------------------------------------------------------------
+
+    def _tell(self, requests: list[Request]) -> None:
+        for request in requests:
+            stream = self._streams.get(id(request))
+            if stream is not None:
+                stream.has_news.set()
+
+    def _tell_all(self) -> None:
+        for stream in self._streams.values():
             stream.has_news.set()
 
+    async def _watch(self) -> None:
+        """End streams that nobody reads."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for stream in list(self._streams.values()):
+                stream.check_reader()
+
     def _fetch(self, request: Request) -> list[StreamPiece]:
+        was_paused = request.is_paused
         pieces = []
         while request.events:
-            piece = self._llm._piece(request, request.events.popleft())
-            pieces.append(piece)
-            if piece.output is not None:
-                usage = piece.output.usage
-                self._n_prompt += usage.prompt_tokens
-                self._n_generated += usage.completion_tokens
-                self._n_hits += usage.cached_tokens
+            pieces.append(self._llm.piece(request, request.events.popleft()))
+        if was_paused:
+            self._work.set()
         return pieces
 
-    def _leave(self, stream: _Stream) -> None:
-        self._streams.discard(stream)
+    def _leave(self, request: Request) -> None:
+        self._streams.pop(id(request), None)
 
     def _cancel(self, request: Request) -> None:
-        self._llm._engine.cancel(request)
+        self._engine.cancel(request)
+        self._work.set()
 
 
 class _Stream:
@@ -170,6 +167,8 @@ class _Stream:
         self._runner = runner
         self._request = request
         self._is_over = False
+        self._is_left = False  # nobody fetched for too long
+        self._fetched_s = time.monotonic()
         self.has_news = asyncio.Event()
 
     def __aiter__(self) -> Self:
@@ -179,12 +178,12 @@ class _Stream:
         if self._is_over:
             raise StopAsyncIteration
         while not self._request.events:
-            if self._runner.error is not None:
-                self._end()
-                raise CapaxError("the engine has stopped; restart the server")
-            self._request.raise_error()
+            self._raise_errors()
             self.has_news.clear()
             await self.has_news.wait()
+        if self._is_left:
+            self._raise_errors()
+        self._fetched_s = time.monotonic()
         pieces = self._runner._fetch(self._request)
         if pieces[-1].output is not None:
             self._end()
@@ -196,6 +195,27 @@ class _Stream:
             self._end()
             self._runner._cancel(self._request)
 
+    def check_reader(self) -> None:
+        """End the request if it has been paused for its reader too long."""
+        if self._request.is_paused and time.monotonic() - self._fetched_s > FETCH_TIMEOUT_S:
+            self._is_left = True
+            self._runner._cancel(self._request)
+            self.has_news.set()
+
+    def _raise_errors(self) -> None:
+        error: CapaxError | None = None
+        if self._runner.error is not None:
+            error = CapaxError("the engine has stopped; restart the server")
+        elif self._is_left:
+            error = CapaxError(f"nobody has read this answer for {FETCH_TIMEOUT_S:.0f} s")
+        try:
+            if error is not None:
+                raise error
+            self._request.raise_error()
+        except CapaxError:
+            self._end()
+            raise
+
     def _end(self) -> None:
         self._is_over = True
-        self._runner._leave(self)
+        self._runner._leave(self._request)

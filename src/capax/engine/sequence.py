@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from capax.decoding.params import SamplingParams
-from capax.decoding.sampling import Sampled, Sampler
-from capax.engine.outputs import FinishReason, PositionLogprobs
+from capax.decoding.sampling import Sampled, Sampler, Scored
+from capax.engine.outputs import FinishReason
 from capax.errors import CapaxError
 from capax.files.detokenize import StopStringMatcher, StreamingDetokenizer
 from capax.files.tokenizer import Tokenizer
-from capax.kv import PagedKVCache
+from capax.kv import PagedKVCache, PagePool, pages_for
+
+ConstraintFactory = Callable[[], Any]  # makes what bounds the tokens of one choice
 
 
 class Event(NamedTuple):
@@ -26,25 +30,75 @@ class Event(NamedTuple):
 
 @dataclass(eq=False)
 class Request:
-    """One prompt with its settings; times are seconds of a monotonic clock."""
+    """One prompt with its settings; times are seconds of a monotonic clock.
+
+    `tenant` is the namespace its pages are kept in, and takes turns with others; a lower
+    `priority` comes first. `max_events`: while so much news has not been fetched, it is paused.
+    """
 
     prompt_ids: list[int]
     params: SamplingParams
     max_tokens: int  # resolved: never more than the context has room for
+    tokenizer: Tokenizer
     prompt: str | None = None
-    sequences: list[Sequence] = field(default_factory=list)
+    tenant: str = ""
+    priority: int = 0
+    constraint: ConstraintFactory | None = None
+    max_events: int | None = None
+    sequences: list[Sequence] = field(default_factory=list)  # of choices that have begun
     events: deque[Event] = field(default_factory=deque)  # news not yet fetched, oldest first
-    n_cached: int = 0
-    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    n_cached: int = 0  # prompt tokens that did not have to be computed
+    prompt_scores: list[Scored] = field(default_factory=list)  # of prompt tokens, as they come
+    n_scored: int = 0  # prompt tokens in there
     started_s: float | None = None  # when the engine took it up
     first_token_s: float | None = None
     finished_s: float | None = None
 
+    is_over: bool = False  # cancelled, or ended by an error
     error: BaseException | None = None  # what ended it, if a step failed as a whole
 
     @property
     def is_finished(self) -> bool:
-        return all(s.finish_reason is not None for s in self.sequences)
+        """Whether every choice has ended, or the request was ended as a whole."""
+        return self.is_over or (
+            len(self.sequences) == self.params.n
+            and all(s.finish_reason is not None for s in self.sequences)
+        )
+
+    @property
+    def needs_scores(self) -> bool:
+        """Prompt tokens are still to be scored, so each of their rows must be computed."""
+        return self.params.prompt_logprobs is not None and self.n_scored < len(self.prompt_ids) - 1
+
+    @property
+    def is_paused(self) -> bool:
+        """Its reader is slow: it gets no more tokens until some are fetched."""
+        return self.max_events is not None and len(self.events) >= self.max_events
+
+    @property
+    def n_tokens_to_hold(self) -> int:
+        """Tokens of its longest unfinished choice, and one more."""
+        unfinished = [len(s.tokens) for s in self.sequences if s.finish_reason is None]
+        return 1 + max(unfinished, default=len(self.prompt_ids))
+
+    @property
+    def n_pages_to_come(self) -> int:
+        """Pages that the tokens known by now still need."""
+        held = max((len(s.cache.page_table) for s in self.sequences), default=0)
+        return max(pages_for(self.n_tokens_to_hold) - held, 0)
+
+    @property
+    def next_to_prefill(self) -> Sequence | None:
+        """The first choice with a prompt to compute; the others may then share its pages."""
+        return next((s for s in self.sequences if s.is_prefilling), None)
+
+    def begin(self, pool: PagePool) -> None:
+        """Start, or start again after waiting: the caches are empty."""
+        self.started_s = self.started_s or time.perf_counter()
+        if not self.sequences:
+            self.sequences.append(Sequence(self, 0, PagedKVCache(pool)))
+        for sequence in self.sequences:
+            sequence.is_prefill_begun = False
 
     def raise_error(self) -> None:
         """Raise what ended the request, if a step failed as a whole in another thread."""
@@ -69,9 +123,7 @@ class Sequence:
     rest is pending: several tokens while prefilling, one while decoding.
     """
 
-    def __init__(
-        self, request: Request, index: int, cache: PagedKVCache, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, request: Request, index: int, cache: PagedKVCache) -> None:
         params = request.params
         self.request = request
         self.index = index
@@ -81,10 +133,13 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.text = ""
         self.sampled: list[Sampled] = []
+        self.is_prefill_begun = False
         self._stop_ids = frozenset(params.stop_token_ids) | (
-            frozenset() if params.ignore_eos else tokenizer.eos_ids
+            frozenset() if params.ignore_eos else request.tokenizer.eos_ids
         )
-        self._detokenizer = StreamingDetokenizer(tokenizer, skip_special=params.skip_special_tokens)
+        self._detokenizer = StreamingDetokenizer(
+            request.tokenizer, skip_special=params.skip_special_tokens
+        )
         self._matcher = StopStringMatcher(params.stop)
 
     @property
@@ -93,11 +148,12 @@ class Sequence:
 
     @property
     def is_prefilling(self) -> bool:
-        return not self.sampled and self.finish_reason is None
+        """It has more than one token to compute, or nobody has looked yet what is known of it."""
+        return self.finish_reason is None and (not self.is_prefill_begun or self.n_pending > 1)
 
     @property
     def is_decoding(self) -> bool:
-        return bool(self.sampled) and self.finish_reason is None
+        return self.finish_reason is None and self.is_prefill_begun and self.n_pending == 1
 
     @property
     def output_ids(self) -> list[int]:
@@ -123,7 +179,6 @@ class Sequence:
     def fail(self) -> None:
         """End the sequence without a token: its logits were not finite."""
         self.finish_reason = "error"
-        self.cache.close()
 
     def cancel(self) -> None:
         """End the sequence where it stands."""

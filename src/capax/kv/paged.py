@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -167,6 +168,32 @@ class PagedKVCache:
         twin._n_pages = shared  # only now that the pages are its own too: see `truncate`
         twin._n_tokens = self._n_tokens
         return twin
+
+    def adopt(self, pages: Sequence[int], n_tokens: int) -> None:
+        """Begin with `n_tokens` that lie in `pages` of others. The cache must be empty."""
+        if self._n_pages or pages_for(n_tokens) != len(pages):
+            raise ValueError(f"{len(pages)} pages cannot begin a cache with {n_tokens} tokens")
+        table = np.full(max(len(pages), len(self._table)), -1, np.int32)
+        for i, page in enumerate(pages):
+            self._pool.native.retain(page)
+            table[i] = page
+        self._table, self._n_pages, self._n_tokens = table, len(pages), n_tokens
+
+    def replace_page(self, index: int, page: int) -> None:
+        """Take `page` of another, which has the same content, instead of its own."""
+        own = int(self._table[index])
+        self._pool.native.retain(page)
+        self._table[index] = page
+        self._pool.native.release(own)
+
+    def pages_wanted(self, n_new: int) -> int:
+        """Return how many pages `reserve(n_new)` takes from the pool."""
+        last = self._n_tokens // PAGE_TOKENS
+        shared = (
+            self._n_tokens % PAGE_TOKENS != 0
+            and self._pool.native.references(int(self._table[last])) > 1
+        )
+        return max(pages_for(self._n_tokens + n_new) - self._n_pages, 0) + shared
 
     def export(self) -> bytes:
         held = self.page_table[: pages_for(self._n_tokens)]

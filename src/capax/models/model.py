@@ -123,6 +123,30 @@ class Model:
         self._advance(step)
         return sampled
 
+    def sample_scoring(
+        self,
+        step: Step,
+        samplers: Sequence[_native.Sampler],
+        rows: Ints,
+        visit: Callable[[int, Floats], None],
+    ) -> list[_native.SampleResult]:
+        """Like `sample`, and show the logits of further rows: visit(index of the first, logits).
+
+        They are shown in order, as many at a time as there is room for; views, valid during the
+        call.
+        """
+        pool = _common_pool(step.sequences)
+        if pool is None:
+            raise ValueError("rows are scored over paged caches only")
+        self._run(step, 0, self._program.head, pool)
+        for begin in range(0, len(rows), self.max_logit_rows):
+            visit(begin, self.run_head(rows[begin : begin + self.max_logit_rows]))
+        sampled = []
+        if len(step.logit_rows):
+            sampled = self._run(step, self._program.head, self.native.n_operations, pool, samplers)
+        self._advance(step)
+        return sampled
+
     def run_body(self, step: Step) -> None:
         """Run everything before the head; `run_head` may follow for any rows."""
         pool = _common_pool(step.sequences)
