@@ -145,7 +145,7 @@ def test_a_decoder_embeds_by_the_mean_of_its_hidden_states() -> None:
         assert np.abs(ours - mean / np.linalg.norm(mean)).max() < 1e-5
     one_chunk = LLM(hf_model("llama"), kv="f32", threads=2).embed(texts)
     assert np.array_equal(one_chunk, embeddings)
-    llm._engine.check_integrity()
+    llm.engine.check_integrity()
 
 
 def test_a_decoder_refuses_what_it_cannot_embed() -> None:

@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -159,8 +159,8 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        """The latest snapshot; never waits."""
-        return self._stats
+        """The latest snapshot, and who waits now; never waits itself."""
+        return replace(self._stats, n_waiting=self.n_waiting)
 
     # --- passes outside of steps ----------------------------------------------------------
 
@@ -254,6 +254,7 @@ class Engine:
         while self._cancelled and self._lock.acquire(blocking=False):
             try:
                 self._end_cancelled()
+                self._count(None)
             finally:
                 self._lock.release()
 
@@ -417,7 +418,6 @@ class Engine:
             used = self._pool.native.n_in_use - cached
         self._stats = EngineStats(
             n_running=len(scheduler.running),
-            n_waiting=len(scheduler.waiting),
             kv_pages_used=used,
             kv_pages_cached=cached,
             kv_pages_total=self._pool.native.capacity,
