@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from capax import LLM, SamplingParams
+from capax.serving.prompts import SLICE_CHARS
 
 pytestmark = pytest.mark.anyio
 
@@ -247,7 +248,10 @@ async def test_a_huge_text_is_refused_before_it_is_tokenised(
     error = await refused(client, prompt="word " * 200_000)
     assert error["code"] == "context_length_exceeded"
     assert "at least" in error["message"]
-    assert longest <= 32 * 512
+    assert longest <= SLICE_CHARS
+    # Text of few tokens is not refused for its length.
+    monkeypatch.setattr("capax.serving.prompts.SLICE_CHARS", 8)
+    assert (await complete(client, prompt="the rain in the hills " * 5))["choices"]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,17 @@ async def test_texts_longer_than_the_context_are_counted(client: httpx2.AsyncCli
     assert back["prompt"] == "7 " * 5_000
 
 
+async def test_a_text_of_too_many_tokens_is_refused(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capax.serving.tokenize.MAX_TOKENS", 1024)
+    for key in ("prompt", "content"):
+        response = await client.post("/tokenize", json={key: "7 " * 20_000})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == key
+        assert "more than 1024 tokens" in response.json()["error"]["message"]
+
+
 async def test_tokenizer_info_has_what_harnesses_read(
     client: httpx2.AsyncClient, tiny_llm: LLM
 ) -> None:

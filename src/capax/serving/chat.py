@@ -32,18 +32,14 @@ from capax.serving.conversation import MESSAGES
 from capax.serving.errors import check_model, invalid
 from capax.serving.fields import SamplingFields, number
 from capax.serving.generation import (
-    INLINE_CHARS,
     Chunks,
     Generation,
     Stopwatch,
     Submitted,
     cache_salt,
     capacity_of,
-    check_fits,
     check_piece,
     finished,
-    off_loop,
-    probe_length,
     sampling_params,
     submit,
     timings_of,
@@ -51,6 +47,7 @@ from capax.serving.generation import (
     usage_of,
 )
 from capax.serving.logprobs import chat_logprobs, prompt_logprobs
+from capax.serving.prompts import INLINE_CHARS, check_fits, check_text_fits, off_loop
 from capax.serving.shape import PLAIN, AnswerParser, Delta, Shape
 from capax.serving.sse import DONE, EventStream
 from capax.serving.state import Server, server_of
@@ -156,7 +153,9 @@ async def conversation_ids(
             llm.tokenizer,
             messages,
             template=template,
-            check_text=lambda text: probe_length(llm.tokenizer, text, llm.context_len, "messages"),
+            check_text=lambda text: check_text_fits(
+                llm.tokenizer, text, llm.context_len, "messages"
+            ),
             **arguments,
         )
 

@@ -28,15 +28,14 @@ from capax.serving.generation import (
     Submitted,
     cache_salt,
     capacity_of,
-    check_fits,
     check_piece,
-    encode_text,
     sampling_params,
     submit,
     timings_of,
     usage_of,
 )
 from capax.serving.logprobs import LegacyLogprobs, prompt_logprobs
+from capax.serving.prompts import check_fits, encode_text
 from capax.serving.sse import DONE, EventStream
 from capax.serving.state import Server, server_of
 

@@ -23,7 +23,7 @@ from capax.errors import ConfigError, ContextLengthError
 from capax.serving.body import RequestModel, body_schema, read_body
 from capax.serving.errors import check_model, invalid
 from capax.serving.fields import Checked, number
-from capax.serving.generation import off_loop
+from capax.serving.prompts import off_loop
 from capax.serving.state import Server, server_of
 
 if TYPE_CHECKING:

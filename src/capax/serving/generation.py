@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 
@@ -23,20 +23,10 @@ import capax
 from capax.decoding.params import SamplingParams
 from capax.engine.outputs import RequestOutput, StreamPiece
 from capax.errors import CapaxError
-from capax.files.tokenizer import Tokenizer
 from capax.kv import PAGE_TOKENS
 from capax.serving.errors import ApiError, invalid, not_ready
 from capax.serving.fields import SamplingFields
 from capax.serving.state import Server, server_of
-
-T = TypeVar("T")
-
-# Text longer than this is tokenised in another thread: 4,000 characters take about 0.5 ms.
-INLINE_CHARS = 4_000
-# Text with more characters than this for each token of the context is probed before all of it
-# is tokenised; real text has 3 to 5.
-PROBE_CHARS_PER_TOKEN = 32
-PROBE_SLACK = 16  # tokens that may change where a probe cuts the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,61 +66,9 @@ def tokens_wanted(name: str, value: int | None) -> int | None:
     return None if value in (None, -1) else value
 
 
-def check_fits(
-    n_prompt: int, max_tokens: int | None, context_len: int, *, param: str, at_least: bool = False
-) -> None:
-    """Raise 400 context_length_exceeded unless prompt and answer fit the context."""
-    wanted = max_tokens or 1
-    if n_prompt + wanted <= context_len:
-        return
-    counted = f"at least {n_prompt}" if at_least else f"{n_prompt}"
-    raise invalid(
-        f"This model's maximum context length is {context_len} tokens, but the request needs "
-        f"{'at least ' if at_least else ''}{n_prompt + wanted}: {counted} in the {param} and "
-        f"{wanted} in the answer; shorten the {param}"
-        + (", lower max_tokens" if wanted > 1 else "")
-        + " or start the server with a larger --ctx-size",
-        param=param,
-        code="context_length_exceeded",
-    )
-
-
 def cache_salt(fields: SamplingFields) -> str | None:
     """Return the part of the prefix cache to use; with `cache_prompt: false` one of its own."""
     return secrets.token_hex(16) if fields.cache_prompt is False else fields.cache_salt
-
-
-# --- text to tokens ----------------------------------------------------------------------------
-
-
-async def encode_text(
-    server: Server, text: str, *, add_special: bool, parse_special: bool, param: str
-) -> list[int]:
-    """Return the tokens of a text; a long one does not hold up the event loop.
-
-    Raises 400 context_length_exceeded for a text that cannot fit, without tokenising all of it.
-    """
-    tokenizer, context_len = server.llm.tokenizer, server.llm.context_len
-
-    def encode() -> list[int]:
-        probe_length(tokenizer, text, context_len, param)
-        return tokenizer.encode(text, add_special, parse_special)
-
-    return await off_loop(encode, is_long=len(text) > INLINE_CHARS)
-
-
-def probe_length(tokenizer: Tokenizer, text: str, context_len: int, param: str) -> None:
-    """Raise 400 if the beginning of a very long text is more than the context holds."""
-    n_chars = PROBE_CHARS_PER_TOKEN * context_len
-    if len(text) <= n_chars:
-        return
-    n_tokens = len(tokenizer.encode(text[:n_chars], add_special=False, parse_special=True))
-    check_fits(n_tokens - PROBE_SLACK, None, context_len, param=param, at_least=True)
-
-
-async def off_loop(function: Callable[[], T], *, is_long: bool = True) -> T:
-    """Call a function in a worker thread if it takes long, else here."""
-    return await asyncio.to_thread(function) if is_long else function()
 
 
 # --- through the engine --------------------------------------------------------------------------

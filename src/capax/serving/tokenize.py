@@ -24,12 +24,13 @@ from capax.serving.chat import (
 from capax.serving.conversation import MESSAGES
 from capax.serving.errors import check_model, invalid
 from capax.serving.fields import Checked
-from capax.serving.generation import INLINE_CHARS, off_loop
+from capax.serving.prompts import INLINE_CHARS, least_tokens, off_loop
 from capax.serving.state import Server, server_of
 
 router = APIRouter()
 
 INLINE_TOKENS = 2_000  # more are turned into text in another thread
+MAX_TOKENS = 131_072  # of one text, or two contexts if that is more
 
 
 def _tokens(value: Any) -> list[int]:
@@ -138,8 +139,18 @@ async def _text_ids(server: Server, body: TokenizeRequest) -> list[int]:
     adds = body.add_special_tokens if body.add_special_tokens is not None else body.add_special
     if adds is None:
         adds = body.content is None
-    parses, encode = body.parse_special is not False, server.llm.tokenizer.encode
-    return await off_loop(lambda: encode(text, adds, parses), is_long=len(text) > INLINE_CHARS)
+    parses, tokenizer = body.parse_special is not False, server.llm.tokenizer
+    limit = max(MAX_TOKENS, 2 * server.llm.context_len)
+
+    def encode() -> list[int]:
+        if least_tokens(tokenizer, text, limit) > limit:
+            raise invalid(
+                f"the text has more than {limit} tokens, the most listed at once; split it",
+                param="prompt" if body.prompt is not None else "content",
+            )
+        return tokenizer.encode(text, adds, parses)
+
+    return await off_loop(encode, is_long=len(text) > INLINE_CHARS)
 
 
 def _text_of(tokenizer: Tokenizer, token: int | None) -> str | None:
