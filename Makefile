@@ -12,7 +12,7 @@ TEXT     ?=
 
 DEV := $(DEV_VENV)/bin
 NATIVE_SOURCES := CMakeLists.txt $(shell find native -type f 2>/dev/null)
-PACKAGE_SOURCES := $(shell find src -name '*.py' -o -name '*.html' -o -name '*.json' 2>/dev/null)
+PACKAGE_SOURCES := $(shell find src -name '*.py' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.svg' -o -name '*.json' 2>/dev/null)
 
 .PHONY: help demo test test-slow bench bench-report lint docs docs-commands native clean
 

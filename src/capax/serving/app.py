@@ -28,6 +28,7 @@ ROUTE_MODULES = (
     "health",
     "listing",
     "capacity",
+    "status",
     "completions",
     "chat",
     "tokenize",
