@@ -34,6 +34,12 @@ void check_token(int64_t token, int64_t vocab_size) {
         "token " + std::to_string(token) + " is not in 0.." + std::to_string(vocab_size - 1));
 }
 
+void check_mask(size_t n_words, int64_t vocab_size) {
+  check(static_cast<int64_t>(n_words) >= (vocab_size + 31) / 32,
+        "mask has " + std::to_string(n_words) + " words but " + std::to_string(vocab_size) + " tokens need " +
+            std::to_string((vocab_size + 31) / 32));
+}
+
 const char* name_of(SampleStatus status) {
   return status == SampleStatus::ok ? "ok" : status == SampleStatus::nonfinite ? "nonfinite" : "all_masked";
 }
@@ -75,15 +81,22 @@ void set_bias(Sampler& sampler, const std::optional<Ints>& tokens, const std::op
   }
 }
 
+void set_mask(Sampler& sampler, const std::optional<Words>& mask) {
+  if (!mask) {
+    sampler.mask.clear();
+    return;
+  }
+  check(mask->size() >= 1, "mask has no words; give None to allow every token");
+  sampler.mask.assign(mask->data(), mask->data() + mask->size());
+}
+
 nb::tuple sample_with(Sampler& sampler, const Floats& logits, const std::optional<Words>& mask) {
   check(logits.ndim() == 1 && logits.size() >= 1 && logits.size() <= INT32_MAX, "logits must be [vocab_size]");
   const int64_t vocab_size = static_cast<int64_t>(logits.size());
   check_sampler(sampler, vocab_size);
   SampleRequest r = sampler.request(logits.data(), vocab_size);
   if (mask) {
-    check(static_cast<int64_t>(mask->size()) >= (vocab_size + 31) / 32,
-          "mask has " + std::to_string(mask->size()) + " words but " + std::to_string(vocab_size) + " tokens need " +
-              std::to_string((vocab_size + 31) / 32));
+    check_mask(mask->size(), vocab_size);
     r.mask = mask->data();
   }
   SampleResult result = empty_result(sampler);
@@ -161,6 +174,7 @@ nb::tuple philox_words(const std::array<uint32_t, 4>& counter, const std::array<
 void check_sampler(const Sampler& sampler, int64_t vocab_size) {
   check(sampler.max_token() < vocab_size, "token " + std::to_string(sampler.max_token()) + " is not in 0.." +
                                               std::to_string(vocab_size - 1));
+  if (!sampler.mask.empty()) check_mask(sampler.mask.size(), vocab_size);
   check(sampler.settings.n_top <= vocab_size, "n_top " + std::to_string(sampler.settings.n_top) + " is not in -1.." +
                                                   std::to_string(vocab_size));
 }
@@ -210,6 +224,9 @@ void bind_sampling(nb::module_& m) {
           nb::arg("bias_values") = nb::none())
       .def("sample", &sample_with, nb::arg("logits"), nb::arg("mask") = nb::none(),
            "Choose the next token as the function `sample` does, and remember it.")
+      .def("set_mask", &set_mask, nb::arg("mask").none(),
+           "Allow only some tokens from now on: bit t % 32 of word t // 32 is token t; None allows all. The words are "
+           "copied.")
       .def_prop_ro("position", [](const Sampler& self) { return self.settings.position; },
                    "Position of the token to be chosen next.");
   m.def("score_rows", &score_rows, nb::arg("logits"), nb::arg("targets"), nb::arg("n_top") = 0,

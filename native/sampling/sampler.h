@@ -14,6 +14,7 @@ class Sampler {
   SampleRequest settings;        // logits, mask, bias and counts are filled in by `request`
   std::vector<TokenBias> bias;
   std::vector<TokenCount> counts;  // of tokens seen, kept only if a penalty needs them
+  std::vector<uint32_t> mask;      // of the next token, see SampleRequest; empty: all are allowed
 
   // Count a token of the prompt, or one more occurrence in the output.
   void see(int32_t token, bool in_output) {
@@ -36,6 +37,7 @@ class Sampler {
     SampleRequest r = settings;
     r.logits = logits;
     r.vocab_size = vocab_size;
+    r.mask = mask.empty() ? nullptr : mask.data();
     r.bias = bias.data();
     r.n_bias = static_cast<int64_t>(bias.size());
     r.counts = counts.data();

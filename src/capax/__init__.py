@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from capax.decoding.params import SamplingParams
+    from capax.decoding.structured import StructuredOutputs
     from capax.engine.embedder import Embedder
     from capax.engine.llm import LLM
     from capax.engine.outputs import CompletionOutput, RequestOutput, Score, StreamPiece
@@ -21,6 +22,7 @@ __all__ = [
     "SamplingParams",
     "Score",
     "StreamPiece",
+    "StructuredOutputs",
     "__version__",
 ]
 
@@ -28,6 +30,7 @@ _HOMES = {
     "Embedder": "capax.engine.embedder",
     "LLM": "capax.engine.llm",
     "SamplingParams": "capax.decoding.params",
+    "StructuredOutputs": "capax.decoding.structured",
     "CompletionOutput": "capax.engine.outputs",
     "RequestOutput": "capax.engine.outputs",
     "Score": "capax.engine.outputs",

@@ -656,3 +656,37 @@ def test_a_message_between_quotes_has_several_lines(model: str, tmp_path: Path) 
         terminal.wait_for(r"\[ Prompt: \d+ tok")
         terminal.type("/exit\n")
         assert terminal.end() == 0
+
+
+# --- the form of an answer -----------------------------------------------------------
+
+
+def test_run_answers_in_the_form_of_a_schema_or_grammar(
+    model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    schema = '{"enum": ["left", "right"]}'
+    grammar = 'root ::= "up" | "down"'
+    (tmp_path / "schema.json").write_text(schema)
+    (tmp_path / "grammar.gbnf").write_text(grammar)
+    for flags, texts in (
+        (["-j", schema], {'"left"', '"right"'}),
+        (["--json-schema-file", str(tmp_path / "schema.json")], {'"left"', '"right"'}),
+        (["--grammar", grammar], {"up", "down"}),
+        (["--grammar-file", str(tmp_path / "grammar.gbnf")], {"up", "down"}),
+    ):
+        assert json_of(capsys, "run", model, "where?", "--json", *flags)["text"] in texts
+
+
+def test_run_refuses_what_is_no_form(
+    model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for flags, message in (
+        (["-j", "{"], "not JSON"),
+        (["--grammar", "root ::= up"], "cannot be used"),
+        (["--grammar-file", str(tmp_path / "none")], "cannot read"),
+    ):
+        assert main.run(["run", model, "where?", *flags]) != 0
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert captured.out == ""
+    assert main.run(["run", model, "where?", "-j", "{}", "--grammar", "x"]) == 2

@@ -243,3 +243,16 @@ def test_rowwise_operations_see_each_sequence_at_its_positions() -> None:
         assert np.array_equal(program.rows(x)[:5], want)
         with pytest.raises(ValueError, match="sequence bounds"):
             run(program, tokens=tokens, bounds=[(0, 2, 8), (2, 5, 0)])  # position 9 has no row
+
+
+def test_a_step_keeps_to_the_mask_of_each_sampler() -> None:
+    program, _, _ = recorded()
+    program.reserve(4, 2)
+    masked = sampler()
+    masked.set_mask(np.array([1 << 5, 0], np.uint32))
+    assert run(program, samplers=[masked])[0][1] == 5
+    masked.set_mask(np.zeros(2, np.uint32))
+    assert run(program, samplers=[masked])[0][:2] == ("all_masked", -1)
+    masked.set_mask(np.ones(1, np.uint32))
+    with pytest.raises(ValueError, match="mask has 1 words but 50 tokens need 2"):
+        run(program, samplers=[masked])

@@ -226,6 +226,54 @@ def test_masked_tokens_are_never_drawn(isa: str) -> None:
     assert drawn == set(allowed)
 
 
+def test_a_sampler_keeps_its_mask_until_it_gets_another(isa: str) -> None:
+    logits = make_logits(100)
+    mask = np.zeros(4, np.uint32)
+    mask[2] = 1  # token 64
+    sampler = _native.Sampler(np.array([1], np.int32), temperature=1e30)
+    sampler.set_mask(mask)
+    mask[2] = 0  # the words were copied
+    assert {sampler.sample(logits)[1] for _ in range(20)} == {64}
+    sampler.set_mask(None)
+    assert len({sampler.sample(logits)[1] for _ in range(50)}) > 10
+
+
+def test_a_mask_leaves_logprobs_those_of_the_model(isa: str) -> None:
+    logits = make_logits(100)
+    mask = np.zeros(4, np.uint32)
+    mask[0] = 1 << 7
+    sampler = _native.Sampler(np.array([1], np.int32), temperature=0, n_top=3)
+    sampler.set_mask(mask)
+    status, token, logprob, top = sampler.sample(logits)
+    assert (status, token) == ("ok", 7)
+    assert logprob == pytest.approx(log_softmax(logits)[7], abs=LOGPROB_TOLERANCE)
+    assert [t for t, _ in top] == ranked(logits)[:3].tolist()
+
+
+def test_a_mask_gives_the_same_token_on_every_isa(on_every_isa) -> None:
+    logits = make_logits(1000)
+    mask = np.random.default_rng(5).integers(0, 2**32, 32, np.uint32)
+
+    def tokens() -> list[int]:
+        sampler = _native.Sampler(np.array([1], np.int32), top_p=0.9, top_k=40)
+        sampler.set_mask(mask)
+        return [sampler.sample(logits)[1] for _ in range(50)]
+
+    results = on_every_isa(tokens)
+    first = next(iter(results.values()))
+    assert all(mask[t // 32] >> (t % 32) & 1 for t in first)
+    assert all(found == first for found in results.values())
+
+
+def test_a_mask_of_the_wrong_size_is_refused() -> None:
+    sampler = _native.Sampler(np.array([1], np.int32))
+    with pytest.raises(ValueError, match="no words"):
+        sampler.set_mask(np.zeros(0, np.uint32))
+    sampler.set_mask(np.zeros(3, np.uint32))
+    with pytest.raises(ValueError, match="mask has 3 words but 100 tokens need 4"):
+        sampler.sample(make_logits(100))
+
+
 def test_no_allowed_token_is_a_status_of_its_own(isa: str) -> None:
     nothing = np.zeros(4, np.uint32)
     for temperature in (0, 1):

@@ -18,6 +18,7 @@ from capax.cli.answer import (
     write_answer,
 )
 from capax.cli.console import console
+from capax.cli.form import form_of, form_options
 from capax.cli.options import capacity_options, chosen_kv, json_option, model_argument
 from capax.cli.sampling import describe, sampling_options, sampling_params
 
@@ -37,6 +38,7 @@ LONG_PROMPT_TOKENS = 2048
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without chat template.")
 @click.option("--chat", is_flag=True, help="Insist on the chat template.")
 @sampling_options
+@form_options
 @capacity_options
 @click.option(
     "--logprobs", type=click.IntRange(0, 20), metavar="K",
@@ -58,6 +60,10 @@ def command(
     kv: str | None,
     cache_type_k: str | None,
     cache_type_v: str | None,
+    grammar: str | None,
+    grammar_file: str | None,
+    json_schema: str | None,
+    json_schema_file: str | None,
     **sampling: Any,
 ) -> None:
     """Answer PROMPT with MODEL and print the answer as it grows.
@@ -72,6 +78,7 @@ def command(
         raise click.UsageError("--raw uses no chat template; leave out --chat and --system")
     if prompt is not None and prompt_flag is not None:
         raise click.UsageError("the prompt is given twice, as an argument and with -p")
+    form = form_of(grammar, grammar_file, json_schema, json_schema_file)
     text = prompt_text(prompt if prompt_flag is None else prompt_flag)
     from capax import LLM
 
@@ -79,10 +86,10 @@ def command(
         from capax.cli.chat import converse
 
         llm = LLM(model, memory=memory, ctx_size=ctx_size, threads=threads, kv=kv)
-        converse(llm, sampling_params(llm.file, sampling), system, memory)
+        converse(llm, sampling_params(llm.file, sampling, form=form), system, memory)
         return
     llm = LLM(model, memory=memory, ctx_size=ctx_size, threads=threads, kv=kv)
-    params = sampling_params(llm.file, sampling, logprobs=logprobs)
+    params = sampling_params(llm.file, sampling, logprobs=logprobs, form=form)
     console().detail(describe(params))
     for note in llm.plan.notes:
         console().note(f"note: {note}")

@@ -12,6 +12,7 @@ from capax.errors import ConfigError
 
 if TYPE_CHECKING:
     from capax.decoding.params import SamplingParams
+    from capax.decoding.structured import StructuredOutputs
     from capax.files.model_file import ModelFile
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,7 +77,11 @@ def sampling_options(function: F) -> F:
 
 
 def sampling_params(
-    file: ModelFile, flags: Mapping[str, Any], *, logprobs: int | None = None
+    file: ModelFile,
+    flags: Mapping[str, Any],
+    *,
+    logprobs: int | None = None,
+    form: StructuredOutputs | None = None,
 ) -> SamplingParams:
     """Return the parameters that the flags ask for, filled up by the model and the defaults.
 
@@ -104,6 +109,7 @@ def sampling_params(
         stop=tuple(flags["stop"]),
         ignore_eos=flags["ignore_eos"],
         logprobs=logprobs,
+        structured_outputs=form,
     )
 
 

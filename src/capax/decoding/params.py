@@ -10,9 +10,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capax.decoding.structured import StructuredOutputs
 
 
 class Limits(NamedTuple):
@@ -55,9 +58,10 @@ FLAGS = ("ignore_eos", "skip_special_tokens")
 class SamplingParams:
     """How the tokens of one request are chosen. Raises ConfigError for a value out of range.
 
-    Order of the steps: logit bias, repetition, presence and frequency penalty, temperature, top_k,
-    top_p, min_p, one draw. Ties keep the lower token id. Log-probabilities are natural logarithms
-    under the model's own distribution, before any of these steps.
+    Order of the steps: what the form allows, logit bias, repetition, presence and frequency
+    penalty, temperature, top_k, top_p, min_p, one draw. Ties keep the lower token id.
+    Log-probabilities are natural logarithms under the model's own distribution, before any of
+    these steps.
     """
 
     max_tokens: int | None = None  # None: as many as the context has room for
@@ -78,6 +82,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputs | None = None  # the form the whole answer must have
 
     def __post_init__(self) -> None:
         for name, limits in LIMITS.items():
@@ -90,6 +95,7 @@ class SamplingParams:
         self._set("stop", check_stops(self.stop))
         self._set("stop_token_ids", check_stop_token_ids(self.stop_token_ids))
         self._set("logit_bias", check_bias(self.logit_bias))
+        check_form(self.structured_outputs)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ConfigError(
                 f"min_tokens is {self.min_tokens} but max_tokens is {self.max_tokens}; "
@@ -181,6 +187,17 @@ def check_bias(bias: Any) -> dict[int, float]:
         if token_id is not None and amount is not None:
             checked[int(token_id)] = float(amount)
     return checked
+
+
+def check_form(form: object) -> None:
+    """Raise ConfigError unless `form` is None or a StructuredOutputs."""
+    from capax.decoding.structured import StructuredOutputs
+
+    if form is not None and not isinstance(form, StructuredOutputs):
+        raise ConfigError(
+            f"structured_outputs is {show(form)} but must be a StructuredOutputs, for example "
+            "StructuredOutputs(json_object=True)"
+        )
 
 
 def elements_of(name: str, value: Any) -> tuple[Any, ...]:

@@ -376,13 +376,20 @@ class Engine:
         return list(news)
 
     def _take_token(self, sequence: Sequence, result: _native.SampleResult) -> None:
-        sampled = sampled_of(result)
+        request = sequence.request
+        if request.error is not None:
+            return
+        try:
+            sampled = sampled_of(result)
+            text = "" if sampled is None else sequence.accept(sampled)
+        except CapaxError as error:  # of this request's constraint: nobody else's business
+            request.error = error
+            request.events.clear()
+            self._end(request)
+            return
         if sampled is None:
             sequence.fail()
-            text = ""
-        else:
-            text = sequence.accept(sampled)
-        sequence.request.events.append(Event(sequence, sampled, text, sequence.finish_reason))
+        request.events.append(Event(sequence, sampled, text, sequence.finish_reason))
         if sequence.finish_reason is not None:
             self._scheduler.release(sequence)
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capax import _native
+from capax.decoding.constraint import ConstraintCompiler, ConstraintFactory
 from capax.decoding.params import (
     INT32_MAX,
     LIMITS,
@@ -24,6 +25,7 @@ from capax.decoding.params import (
     show,
 )
 from capax.decoding.sampling import Sampled, score_rows
+from capax.decoding.structured import Form, StructuredOutputs
 from capax.engine.background import Background
 from capax.engine.contexts import Contexts
 from capax.engine.engine import Engine
@@ -141,6 +143,7 @@ class LLM:
         self._pool = PagePool(self.config, self.plan.kv_type, n_pages)
         self.text_tokens = TextTokens(self.tokenizer, self.config.vocab_size, self.context_len)
         self.engine = Engine(self._model, self._pool)
+        self._constraints = ConstraintCompiler(self.tokenizer, self.config.vocab_size)
         self._contexts_lock = threading.Lock()
         self.load_seconds = time.perf_counter() - started
 
@@ -160,8 +163,9 @@ class LLM:
         }
 
     def close(self) -> None:
-        """Drop kept prefixes; memory goes back when the object does."""
+        """Drop kept prefixes and grammars; memory goes back when the object does."""
         self.engine.forget()
+        self._constraints.close()
 
     def __enter__(self) -> Self:
         return self
@@ -223,6 +227,13 @@ class LLM:
         return encode_chat(
             self.tokenizer, messages, template=self.file.chat_template, **template_options
         )
+
+    def constraint(self, form: StructuredOutputs | Form) -> ConstraintFactory:
+        """Compile the form of an answer. May take two seconds the first time.
+
+        Raises ConfigError for one that does not compile.
+        """
+        return self._constraints.compile(form)
 
     # --- scoring ------------------------------------------------------------------------
 
@@ -344,7 +355,10 @@ class LLM:
         if params.seed is None:
             params = params.with_seed(self.seed)
         text = prompt if isinstance(prompt, str) else None
-        return Request(ids, params, wanted, self.tokenizer, text)
+        request = Request(ids, params, wanted, self.tokenizer, text)
+        if params.structured_outputs is not None:
+            request.constraint = self.constraint(params.structured_outputs)
+        return request
 
     def _generate(self, requests: list[Request]) -> list[RequestOutput]:
         try:

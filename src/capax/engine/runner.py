@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from capax.decoding.constraint import ConstraintFactory
 from capax.decoding.params import SamplingParams
 from capax.engine.engine import EngineStats
 from capax.engine.llm import LLM
 from capax.engine.outputs import StreamPiece
-from capax.engine.sequence import ConstraintFactory, Request
+from capax.engine.sequence import Request
 from capax.errors import CapaxError, QueueFullError
 
 __all__ = ["EngineStats", "Runner"]
@@ -98,7 +99,7 @@ class Runner:
         request = self._llm.request(prompt, params)
         request.tenant = tenant
         request.priority = priority
-        request.constraint = constraint
+        request.constraint = constraint or request.constraint
         request.max_events = MAX_PIECES
         self._engine.submit(request)
         stream = self._streams[id(request)] = _Stream(self, request)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from capax.decoding.constraint import ConstraintFactory
 from capax.decoding.params import SamplingParams
 from capax.decoding.sampling import Sampled, Sampler, Scored
 from capax.engine.outputs import FinishReason
@@ -15,8 +15,6 @@ from capax.errors import CapaxError
 from capax.files.detokenize import StopStringMatcher, StreamingDetokenizer
 from capax.files.tokenizer import Tokenizer
 from capax.kv import PagedKVCache, PagePool, pages_for
-
-ConstraintFactory = Callable[[], Any]  # makes what bounds the tokens of one choice
 
 
 class Event(NamedTuple):
@@ -43,7 +41,7 @@ class Request:
     prompt: str | None = None
     tenant: str = ""
     priority: int = 0
-    constraint: ConstraintFactory | None = None
+    constraint: ConstraintFactory | None = None  # makes what bounds the tokens of one choice
     max_events: int | None = None
     sequences: list[Sequence] = field(default_factory=list)  # of choices that have begun
     events: deque[Event] = field(default_factory=deque)  # news not yet fetched, oldest first
@@ -141,6 +139,9 @@ class Sequence:
             request.tokenizer, skip_special=params.skip_special_tokens
         )
         self._matcher = StopStringMatcher(params.stop)
+        self._constraint = None if request.constraint is None else request.constraint()
+        if self._constraint is not None:
+            self.sampler.native.set_mask(self._constraint.mask())
 
     @property
     def n_pending(self) -> int:
@@ -160,9 +161,13 @@ class Sequence:
         return self.tokens[len(self.request.prompt_ids) :]
 
     def accept(self, sampled: Sampled) -> str:
-        """Take the next token; returns the text that became final. May finish the sequence."""
+        """Take the next token; returns the text that became final. May finish the sequence.
+
+        Raises CapaxError if its constraint exceeds what it may cost.
+        """
         self.tokens.append(sampled.token)
         self.sampled.append(sampled)
+        is_complete = self._constrain(sampled.token)
         n_new = len(self.sampled)
         may_stop = n_new >= self.request.params.min_tokens
         if may_stop and sampled.token in self._stop_ids:
@@ -170,9 +175,9 @@ class Sequence:
         piece, stopped = self._push(self._detokenizer.push(sampled.token), may_stop)
         if stopped:
             return self._finish("stop", piece)
-        if n_new >= self.request.max_tokens:
+        if is_complete or n_new >= self.request.max_tokens:
             rest, stopped = self._flush()
-            return self._finish("stop" if stopped else "length", piece + rest)
+            return self._finish("stop" if stopped or is_complete else "length", piece + rest)
         self.text += piece
         return piece
 
@@ -184,6 +189,15 @@ class Sequence:
         """End the sequence where it stands."""
         if self.finish_reason is None:
             self.finish_reason = "cancelled"
+
+    def _constrain(self, token: int) -> bool:
+        """Mask what may not follow `token`; returns whether nothing may."""
+        if self._constraint is None:
+            return False
+        is_complete = self._constraint.accept(token)
+        if not is_complete:
+            self.sampler.native.set_mask(self._constraint.mask())
+        return is_complete
 
     def _push(self, text: str, may_stop: bool) -> tuple[str, bool]:
         """More text; returns what is final and whether a stop string was found in it."""
