@@ -91,6 +91,23 @@ async def test_plain_streams_add_up_too(client: httpx2.AsyncClient) -> None:
     assert chunks[-1]["timings"]["prompt_n"] + chunks[-1]["timings"]["cache_n"] > 0
 
 
+async def test_progress_of_the_prompt_comes_before_the_answer(client: httpx2.AsyncClient) -> None:
+    long = [{"role": "user", "content": "rain " * 80}]
+    plain = await chunks_of(client, messages=long)
+    chunks = await chunks_of(
+        client, messages=long, return_progress=True, stream_options={"include_usage": True}
+    )
+    reports = [c["prompt_progress"] for c in chunks if "prompt_progress" in c]
+    assert len(reports) >= 2
+    assert {r["total"] for r in reports} == {chunks[-1]["usage"]["prompt_tokens"]}
+    counts = [r["processed"] for r in reports]
+    assert counts == sorted(counts)
+    assert counts[-1] == reports[-1]["total"]
+    assert all(c["choices"] == [] for c in chunks if "prompt_progress" in c)
+    answer = [c["choices"][0]["delta"] for c in chunks if c["choices"]]
+    assert answer == [c["choices"][0]["delta"] for c in plain]
+
+
 async def test_logprobs_have_bytes_and_the_best_tokens(
     client: httpx2.AsyncClient, tiny_llm: LLM
 ) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from capax.decoding.constraint import ConstraintFactory
 from capax.decoding.params import SamplingParams
@@ -22,13 +22,21 @@ from capax.engine.outputs import StreamPiece
 from capax.engine.sequence import Request
 from capax.errors import CapaxError, QueueFullError
 
-__all__ = ["EngineStats", "Runner"]
+__all__ = ["EngineStats", "PromptProgress", "Runner"]
 
 MAX_PIECES = 64  # of a request that nobody has fetched; then it is paused
 FETCH_TIMEOUT_S = 30.0  # then it is ended
 WATCH_S = 1.0
 IDLE_S = 0.5
 PAUSED_S = 0.01
+
+
+class PromptProgress(NamedTuple):
+    """Tokens of a prompt: all, those behind it, and those of them that were reused."""
+
+    total: int
+    processed: int
+    cached: int
 
 
 class Runner:
@@ -189,6 +197,13 @@ class _Stream:
         if pieces[-1].output is not None:
             self._end()
         return pieces
+
+    @property
+    def prompt_progress(self) -> PromptProgress:
+        """How far the prompt is; a preempted request begins again."""
+        request, total = self._request, len(self._request.prompt_ids)
+        n_done = min(request.sequences[0].cache.n_tokens, total) if request.sequences else 0
+        return PromptProgress(total, max(n_done, min(request.n_cached, total)), request.n_cached)
 
     async def aclose(self) -> None:
         """End the request at the next step, if it has not ended."""

@@ -8,6 +8,7 @@ tools, structured output and reasoning take part.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -34,6 +35,7 @@ from capax.serving.fields import SamplingFields, number
 from capax.serving.generation import (
     Chunks,
     Generation,
+    Progress,
     Stopwatch,
     Submitted,
     cache_salt,
@@ -76,6 +78,7 @@ class ChatRequest(ConversationFields):
     max_completion_tokens: Annotated[int | None, MAX_TOKENS] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, number("top_logprobs", LIMITS["logprobs"])] = None
+    return_progress: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +343,16 @@ class ChatAnswer:
         is_plain = self._is_plain
         yield self._first_chunks(writer)
         text = writer.text
-        async for pieces in submitted.only:
+        news = submitted.only
+        if body.return_progress:
+            progress = Progress(news, len(self.turn.generation.prompt_ids))
+            async with aclosing(progress.news()) as reported:
+                async for pieces in reported:
+                    if pieces:
+                        yield b"".join(map(write, pieces))
+                    else:
+                        yield writer.without_choice({"prompt_progress": progress.shown()})
+        async for pieces in news:
             if is_plain:
                 yield b"".join(
                     [

@@ -165,7 +165,6 @@ class SamplingFields(RequestModel):
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
     timings_per_token: bool | None = None
-    return_progress: bool | None = None
     cache_prompt: bool | None = None
     cache_salt: Annotated[str | None, Checked(_salt, {"type": "string", "minLength": 1})] = None
     priority: Annotated[int | None, number("priority", PRIORITY_LIMITS)] = None

@@ -22,11 +22,14 @@ from starlette.requests import Request
 import capax
 from capax.decoding.params import SamplingParams
 from capax.engine.outputs import RequestOutput, StreamPiece
+from capax.engine.runner import PromptProgress
 from capax.errors import CapaxError
 from capax.kv import PAGE_TOKENS
 from capax.serving.errors import ApiError, invalid, not_ready
 from capax.serving.fields import SamplingFields
 from capax.serving.state import Server, server_of
+
+PROGRESS_S = 0.25  # between two reports of how far a prompt is
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,7 @@ class Submitted:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     def _fetch(self, index: int) -> asyncio.Task[list[StreamPiece] | None]:
-        async def fetch() -> list[StreamPiece] | None:
-            return await anext(self._streams[index], None)
-
-        return asyncio.ensure_future(fetch())
+        return asyncio.ensure_future(_next(self._streams[index]))
 
     async def outputs(self) -> list[RequestOutput]:
         """Wait for all of it; one output for each prompt, in order."""
@@ -129,6 +129,47 @@ class Submitted:
             close = getattr(stream, "aclose", None)
             if close is not None:
                 await close()
+
+
+class Progress:
+    """How far the prompt of a stream is, in llama-server's terms, until the answer begins."""
+
+    def __init__(self, stream: AsyncIterator[list[StreamPiece]], n_prompt: int) -> None:
+        self._stream = stream
+        self._n_prompt = n_prompt
+        self._started_s = time.perf_counter()
+        self.is_over = False
+
+    async def news(self) -> AsyncGenerator[list[StreamPiece], None]:
+        """Yield the stream's news, and before them empty lists at once and every PROGRESS_S."""
+        first = asyncio.ensure_future(_next(self._stream))
+        try:
+            while not first.done():
+                yield []
+                await asyncio.wait({first}, timeout=PROGRESS_S)
+            self.is_over = True
+            yield []
+            if (pieces := await first) is not None:
+                yield pieces
+        finally:
+            first.cancel()
+        async for pieces in self._stream:
+            yield pieces
+
+    def shown(self) -> dict[str, Any]:
+        """Return `prompt_progress`."""
+        known: PromptProgress | None = getattr(self._stream, "prompt_progress", None)
+        total, processed, cached = known or PromptProgress(self._n_prompt, 0, 0)
+        return {
+            "total": total,
+            "cache": cached,
+            "processed": total if self.is_over else processed,
+            "time_ms": 1e3 * (time.perf_counter() - self._started_s),
+        }
+
+
+async def _next(stream: AsyncIterator[list[StreamPiece]]) -> list[StreamPiece] | None:
+    return await anext(stream, None)
 
 
 async def submit(request: Request, generations: Sequence[Generation]) -> Submitted:

@@ -28,6 +28,7 @@ from capax.serving.histogram import BETWEEN_TOKENS_S, FIRST_TOKEN_S, REQUEST_S, 
 if TYPE_CHECKING:
     from capax import StreamPiece
     from capax.engine.outputs import RequestOutput
+    from capax.engine.runner import PromptProgress
     from capax.serving.state import Server
 
 FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
@@ -127,6 +128,11 @@ class ObservedStream:
             duration_s = now - self._began_s
             self._metrics.finish(duration_s, self._first_token_s or duration_s, output)
         return pieces
+
+    @property
+    def prompt_progress(self) -> PromptProgress | None:
+        """How far the prompt is; None where the stream does not know."""
+        return getattr(self._pieces, "prompt_progress", None)
 
     async def aclose(self) -> None:
         """Cancel the request unless it has ended."""
