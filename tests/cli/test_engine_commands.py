@@ -22,9 +22,10 @@ import pytest
 from capax.cli import main
 from capax.cli.answer import printable
 from capax.cli.bench import NumbersType
-from capax.cli.sampling import parse_bias, recommended
+from capax.cli.sampling import parse_bias
 from capax.errors import ConfigError, StoreError
 from capax.files.model_file import open_model
+from capax.files.recommended import recommended_sampling
 from capax.planning.probe import keep_probe
 from tests.cli.test_main import capax, environment
 from tests.models import gguf_model, hf_model
@@ -283,13 +284,13 @@ def test_a_reader_that_leaves_ends_a_run_silently(tmp_path: Path) -> None:
 
 def test_a_models_own_recommendation_comes_before_the_defaults(tmp_path: Path) -> None:
     source = hf_model("llama")
-    assert "top_k" not in recommended(open_model(source))
+    assert "top_k" not in recommended_sampling(open_model(source))
     for path in source.iterdir():
         (tmp_path / path.name).symlink_to(path)
     config = tmp_path / "generation_config.json"
     config.unlink(missing_ok=True)
     config.write_text('{"temperature": 0.3, "top_k": 7, "top_p": "x", "do_sample": true}')
-    assert recommended(open_model(tmp_path)) == {"temperature": 0.3, "top_k": 7}
+    assert recommended_sampling(open_model(tmp_path)) == {"temperature": 0.3, "top_k": 7}
 
 
 @pytest.mark.parametrize(

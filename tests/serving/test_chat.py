@@ -9,6 +9,9 @@ import httpx2
 import pytest
 
 from capax import LLM, SamplingParams
+from capax.errors import ConfigError
+from capax.serving.state import checked_defaults
+from tests.serving.conftest import running_client
 
 pytestmark = pytest.mark.anyio
 
@@ -230,3 +233,16 @@ async def test_other_media_are_501(client: httpx2.AsyncClient, kind: str) -> Non
     error = await refused(client, 501, messages=[{"role": "user", "content": [part]}])
     assert error["type"] == "not_supported_error"
     assert kind in error["message"]
+
+
+async def test_what_a_model_recommends_is_the_default(tiny_llm: LLM, anyio_backend: str) -> None:
+    async with running_client(tiny_llm) as (client, server):
+        server.sampling_defaults = {"temperature": 0.0}
+        greedy = tiny_llm.chat(MESSAGES, SamplingParams(max_tokens=8, temperature=0))
+        [choice] = (await chat(client))["choices"]
+        assert choice["message"]["content"] == greedy.text
+        free = tiny_llm.chat(MESSAGES, SamplingParams(max_tokens=8, seed=7))
+        [choice] = (await chat(client, temperature=1))["choices"]
+        assert choice["message"]["content"] == free.text != greedy.text
+    with pytest.raises(ConfigError, match="recommended temperature is nan"):
+        checked_defaults({"temperature": float("nan")})

@@ -61,9 +61,13 @@ async def test_texts_longer_than_the_context_are_counted(client: httpx2.AsyncCli
 async def test_a_text_of_too_many_tokens_is_refused(
     client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("capax.serving.tokenize.MAX_TOKENS", 1024)
-    for key in ("prompt", "content"):
-        response = await client.post("/tokenize", json={key: "7 " * 20_000})
+    text = "7 " * 20_000
+    messages = [{"role": "user", "content": text}]
+    counted = "/v1/chat/completions/input_tokens"
+    assert (await client.post(counted, json={"messages": messages})).json()["input_tokens"] > 20_000
+    monkeypatch.setattr("capax.serving.prompts.MAX_COUNTED", 1024)
+    for key, value in (("prompt", text), ("content", text), ("messages", messages)):
+        response = await client.post("/tokenize", json={key: value})
         assert response.status_code == 400
         assert response.json()["error"]["param"] == key
         assert "more than 1024 tokens" in response.json()["error"]["message"]

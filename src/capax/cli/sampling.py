@@ -19,7 +19,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # llama.cpp's defaults; a model's own recommendation comes before them.
 DEFAULTS: dict[str, float] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
-MAX_GENERATION_CONFIG_NBYTES = 1 << 20
 
 
 def sampling_options(function: F) -> F:
@@ -90,8 +89,9 @@ def sampling_params(
     import secrets
 
     from capax.decoding.params import SamplingParams
+    from capax.files.recommended import recommended_sampling
 
-    values = DEFAULTS | recommended(file)
+    values = DEFAULTS | recommended_sampling(file)
     values |= {name: flags[name] for name in DEFAULTS if flags[name] is not None}
     seed = flags["seed"]
     return SamplingParams(
@@ -125,34 +125,6 @@ def parse_bias(text: str) -> tuple[int, float]:
     raise ConfigError(
         f"--logit-bias is {text!r:.60}; write a token id, a sign and a number: 42-1.5"
     )
-
-
-def recommended(file: ModelFile) -> dict[str, float]:
-    """Return what the model's authors recommend: GGUF's general.sampling.*, generation_config."""
-    if file.format == "gguf":
-        found = {
-            name: file.metadata.get(f"general.sampling.{key}")
-            for name, key in (
-                ("temperature", "temp"), ("top_k", "top_k"), ("top_p", "top_p"), ("min_p", "min_p")
-            )
-        }  # fmt: skip
-    else:
-        config = _generation_config(file)
-        found = {name: config.get(name) for name in DEFAULTS}
-        if config.get("do_sample") is False:
-            found["temperature"] = 0.0
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
-def _generation_config(file: ModelFile) -> dict[str, Any]:
-    from capax.files.json_file import read_json_object
-
-    path = file.path / "generation_config.json"
-    return read_json_object(path, MAX_GENERATION_CONFIG_NBYTES) if path.is_file() else {}
 
 
 def describe(params: SamplingParams) -> str:

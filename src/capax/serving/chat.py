@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 
 from capax.decoding.params import INT32_MAX, LIMITS, Limits
 from capax.engine.llm import LLM
-from capax.engine.outputs import PositionLogprobs, RequestOutput, StreamPiece
+from capax.engine.outputs import RequestOutput, StreamPiece
 from capax.errors import FileFormatError
 from capax.files.chat_template import (
     Messages,
@@ -49,7 +49,13 @@ from capax.serving.generation import (
     usage_of,
 )
 from capax.serving.logprobs import chat_logprobs, prompt_logprobs
-from capax.serving.prompts import INLINE_CHARS, check_fits, check_text_fits, off_loop
+from capax.serving.prompts import (
+    INLINE_CHARS,
+    check_countable,
+    check_fits,
+    check_text_fits,
+    off_loop,
+)
 from capax.serving.shape import PLAIN, AnswerParser, Delta, Shape
 from capax.serving.sse import DONE, EventStream
 from capax.serving.state import Server, server_of
@@ -119,7 +125,7 @@ async def input_tokens(request: Request) -> Response:
     body = await read_body(request, ChatRequest)
     server = server_of(request)
     check_model(server, body.model)
-    ids = await conversation_ids(server, body, await shape_of(server, body))
+    ids = await conversation_ids(server, body, await shape_of(server, body), only_counts=True)
     counted = {"object": "chat.completion.input_tokens", "input_tokens": len(ids)}
     return Response(msgspec.json.encode(counted), media_type="application/json")
 
@@ -146,19 +152,22 @@ async def prepare(server: Server, body: ChatRequest) -> Turn:
 
 
 async def conversation_ids(
-    server: Server, body: ConversationFields, shape: Shape = PLAIN
+    server: Server, body: ConversationFields, shape: Shape = PLAIN, *, only_counts: bool = False
 ) -> list[int]:
-    """Return the tokens of a conversation through the model's template. Raises ApiError 400."""
+    """Return the tokens of a conversation through the model's template.
+
+    Raises 400 context_length_exceeded before it tokenises a text that cannot fit; with
+    `only_counts` there may be more tokens than the context holds.
+    """
     llm = server.llm
+    check = check_countable if only_counts else check_text_fits
 
     def encode(messages: Messages, template: str, arguments: dict[str, Any]) -> list[int]:
         return encode_chat(
             llm.tokenizer,
             messages,
             template=template,
-            check_text=lambda text: check_text_fits(
-                llm.tokenizer, text, llm.context_len, "messages"
-            ),
+            check_text=lambda text: check(llm.tokenizer, text, llm.context_len, "messages"),
             **arguments,
         )
 
@@ -208,7 +217,9 @@ async def _templated(
         "documents": body.documents,
         "options": {**shape.template_options, **(body.chat_template_kwargs or {})},
     }
-    is_long = sum(len(message["content"]) for message in messages) > INLINE_CHARS
+    n_chars = sum(len(message["content"]) for message in messages)
+    is_plain = not (shape.tools or body.documents or any("tool_calls" in m for m in messages))
+    is_long = n_chars + len(messages) > INLINE_CHARS or not is_plain
     try:
         return await off_loop(
             lambda: function(messages, template, arguments),
@@ -226,7 +237,7 @@ def _template(llm: LLM, has_tools: bool) -> str:
 
 def _check(body: ChatRequest) -> None:
     """Refuse what cannot be answered."""
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs needs logprobs: true", param="top_logprobs")
     if body.stream and body.prompt_logprobs is not None:
         raise invalid(
@@ -242,8 +253,6 @@ class _Choice:
     def __init__(self, parser: AnswerParser | None) -> None:
         self._parser = parser
         self._text: list[str] = []
-        self.token_ids: list[int] = []
-        self.logprobs: list[PositionLogprobs] = []
         self.finish_reason: str | None = None
 
     def push(self, piece: StreamPiece) -> list[Delta]:

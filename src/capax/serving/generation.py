@@ -41,7 +41,6 @@ class Generation:
     cache_salt: str | None = None
     priority: int = 0
     constraint: Callable[[], Any] | None = None
-    prompt: str | None = None  # its text, where it was given as text
 
 
 # --- from fields to parameters ---------------------------------------------------------------
@@ -52,10 +51,12 @@ def sampling_params(
 ) -> SamplingParams:
     """Return what the fields ask of the sampler; `more` are arguments that go before them.
 
+    What neither sets is as the model's authors recommend, else as in the OpenAI API.
     Without a seed each request draws its own, so that asking twice gives two answers. Raises
     ConfigError for values that contradict each other or name unknown tokens.
     """
-    values = fields.sampling() | {name: v for name, v in more.items() if v is not None}
+    values = server.sampling_defaults | fields.sampling()
+    values |= {name: v for name, v in more.items() if v is not None}
     values.setdefault("seed", secrets.randbits(63))
     params = SamplingParams(max_tokens=max_tokens, **values)
     params.check_vocabulary(server.llm.config.vocab_size)
@@ -74,7 +75,7 @@ def cache_salt(fields: SamplingFields) -> str | None:
     return secrets.token_hex(16) if fields.cache_prompt is False else fields.cache_salt
 
 
-# --- through the engine --------------------------------------------------------------------------
+# --- through the engine ------------------------------------------------------------------------
 
 
 class Submitted:

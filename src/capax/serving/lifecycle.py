@@ -38,10 +38,10 @@ async def _keep(server: Server, load: Load, stack: AsyncExitStack) -> None:
         if models.llm is not None:
             runner = Runner(models.llm, max_queue=server.config.max_queue)
             await stack.enter_async_context(runner)
+        server.adopt(models, runner)
     except Exception as error:  # noqa: BLE001  # a border: `failure` has it, the process ends
         server.fail(error)
         return
-    server.adopt(models, runner)
     if runner is None:
         return
     while runner.error is None:

@@ -18,6 +18,7 @@ from capax.serving.state import Server
 T = TypeVar("T")
 
 INLINE_CHARS = 4_000  # more are tokenised in another thread; these take about 0.5 ms
+MAX_COUNTED = 131_072  # tokens of a text that is only counted, or two contexts if that is more
 SLICE_CHARS = 16_384
 SLICE_SLACK = 16  # a cut may add tokens, fewer than this
 
@@ -62,6 +63,16 @@ def check_text_fits(tokenizer: Tokenizer, text: str, context_len: int, param: st
     check_fits(
         least_tokens(tokenizer, text, context_len), None, context_len, param=param, at_least=True
     )
+
+
+def check_countable(tokenizer: Tokenizer, text: str, context_len: int, param: str) -> None:
+    """Raise 400 if a text has more tokens than are counted or listed at once."""
+    most = max(MAX_COUNTED, 2 * context_len)
+    if least_tokens(tokenizer, text, most) > most:
+        raise invalid(
+            f"the {param} has more than {most} tokens, the most that are counted at once; split it",
+            param=param,
+        )
 
 
 def least_tokens(tokenizer: Tokenizer, text: str, enough: int) -> int:

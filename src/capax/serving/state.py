@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from starlette.requests import Request
 
+from capax.decoding.params import LIMITS, check_number
+from capax.files.recommended import recommended_sampling
 from capax.serving.auth import Keys, tenant_of
 from capax.serving.config import ServerConfig
 from capax.serving.errors import ApiError, not_ready
@@ -63,6 +65,7 @@ class Server:
         self.metrics = Metrics()
         self.weight_nbytes: dict[str, int] = {}  # read in each step, by where they lie
         self.flops_per_token = 0
+        self.sampling_defaults: dict[str, float] = {}  # what the model's authors recommend
         self.embedding_turn = asyncio.Lock()  # texts are embedded for one request at a time
         self._llm: LLM | None = None
         self._embedder: Embedder | None = None
@@ -134,8 +137,12 @@ class Server:
         return self._runner
 
     def adopt(self, models: Models, runner: Runner | None) -> None:
-        """Take the loaded models into service; `runner` is that of the one that writes."""
+        """Take the loaded models into service; `runner` is that of the one that writes.
+
+        Raises ConfigError if the model recommends what cannot be.
+        """
         if models.llm is not None:
+            self.sampling_defaults = checked_defaults(recommended_sampling(models.llm.file))
             self._estimate_work(models.llm)
         self._llm, self._embedder, self._runner = models.llm, models.embedder, runner
         self.progress.enter("ready", 1.0)
@@ -219,6 +226,13 @@ def own_nbytes(embedder: Embedder) -> int:
     """Return what an embedding model adds to a process that holds another model."""
     footprint = embedder.plan.footprint
     return footprint.total - footprint.base
+
+
+def checked_defaults(values: dict[str, float]) -> dict[str, float]:
+    """Return a model's recommendations. Raises ConfigError for one that is out of range."""
+    for name, value in values.items():
+        check_number(f"the model's recommended {name}", value, LIMITS[name])
+    return values
 
 
 def server_of(request: Request) -> Server:

@@ -24,13 +24,12 @@ from capax.serving.chat import (
 from capax.serving.conversation import MESSAGES
 from capax.serving.errors import check_model, invalid
 from capax.serving.fields import Checked
-from capax.serving.prompts import INLINE_CHARS, least_tokens, off_loop
+from capax.serving.prompts import INLINE_CHARS, check_countable, off_loop
 from capax.serving.state import Server, server_of
 
 router = APIRouter()
 
 INLINE_TOKENS = 2_000  # more are turned into text in another thread
-MAX_TOKENS = 131_072  # of one text, or two contexts if that is more
 
 
 def _tokens(value: Any) -> list[int]:
@@ -72,7 +71,7 @@ async def tokenize(request: Request) -> Response:
     if (body.prompt, body.content, body.messages).count(None) != 2:
         raise invalid("one of prompt, content and messages is needed, and only one")
     if body.messages is not None:
-        ids = await conversation_ids(server, body)
+        ids = await conversation_ids(server, body, only_counts=True)
     else:
         ids = await _text_ids(server, body)
     texts = None
@@ -140,14 +139,10 @@ async def _text_ids(server: Server, body: TokenizeRequest) -> list[int]:
     if adds is None:
         adds = body.content is None
     parses, tokenizer = body.parse_special is not False, server.llm.tokenizer
-    limit = max(MAX_TOKENS, 2 * server.llm.context_len)
+    param = "prompt" if body.prompt is not None else "content"
 
     def encode() -> list[int]:
-        if least_tokens(tokenizer, text, limit) > limit:
-            raise invalid(
-                f"the text has more than {limit} tokens, the most listed at once; split it",
-                param="prompt" if body.prompt is not None else "content",
-            )
+        check_countable(tokenizer, text, server.llm.context_len, param)
         return tokenizer.encode(text, adds, parses)
 
     return await off_loop(encode, is_long=len(text) > INLINE_CHARS)
