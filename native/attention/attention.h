@@ -117,7 +117,7 @@ static inline int64_t partial_floats(const KVLayout& layout) { return 16 + kv_v_
 
 // Rows (tokens x n_group) that one pass of the kernels works on.
 static inline int64_t attend_tile_tokens(int32_t n_group) { return n_group >= 48 ? 1 : 48 / n_group; }
-// Scratch for attend and attend_span, in floats, per thread; 64-byte aligned.
+// Scratch for attend, attend_span and attend_shared_span, in floats, per thread; 64-byte aligned.
 static inline int64_t attend_scratch_floats(const KVLayout& layout, int32_t n_group) {
   const int64_t rows = attend_tile_tokens(n_group) * n_group;
   return rows * (kSpanTokens + 2 * partial_floats(layout)) + kPageTokens * (layout.k_dim + kv_v_stride(layout));
@@ -134,6 +134,12 @@ struct AttentionKernels {
   // The same for one token in parallel pieces: one call per (KV head, span), then merge. Writes
   // partial[g * partial_floats(layout)] for g < n_group. The span must be one of visible_spans.
   void (*attend_span)(const Attend& a, int32_t kv_head, int64_t token, int64_t span, float* scratch, float* partial);
+  // The same for one token (token 0) each of several sequences, at most attend_tile_tokens of them,
+  // whose first n_shared_pages pages are the same and visible to all: each of those pages is read
+  // once. Without a window. Writes partials[i] of member i, as attend_span would; members that see
+  // no key of the span are left alone.
+  void (*attend_shared_span)(const Attend* members, int64_t n_members, int32_t kv_head, int64_t span,
+                             int64_t n_shared_pages, float* scratch, float* const* partials);
   // Combine the partials of spans visible_spans(a, position0 + token), in order; span s of the
   // visible ones starts at partials + s * span_stride. Overwrites the first; writes out.
   void (*merge)(const Attend& a, int32_t kv_head, int64_t token, float* partials, int64_t span_stride);

@@ -387,6 +387,97 @@ static inline void span_tile_of(const capax::Attend& a, const Tile& tile, int32_
   }
 }
 
+// ---- one span of several sequences --------------------------------------------------------------
+
+// As span_tile for one token of each member, with rows member-major. What differs is only who reads a
+// page: one pass over all rows for a page that all members share, one per member for a page of its own.
+template <class Isa, class Cache>
+static void shared_span(const capax::Attend* members, int64_t n_members, int32_t kv_head, int64_t span,
+                        int64_t n_shared_pages, float* scratch, float* const* partials) {
+  using namespace capax;
+  const KVLayout& layout = members[0].view.layout;
+  const int64_t k_dim = layout.k_dim, v_stride = kv_v_stride(layout), n_group = members[0].n_group;
+  const int64_t n_rows = n_members * n_group, n_blocks = (n_rows + kTileRows - 1) / kTileRows;
+  const int64_t block = (n_rows + n_blocks - 1) / n_blocks;
+  const int64_t first_page = span * (kSpanTokens / kPageTokens);
+  const int64_t shared_end = least(most(n_shared_pages - first_page, 0), kSpanTokens / kPageTokens);
+  const bool by_copy = sizeof(typename Cache::T) < 4 && n_rows > block;
+  float* scores = scratch;                          // [n_rows][kSpanTokens]
+  float* sums = scores + n_rows * kSpanTokens;      // [n_rows][v_stride]
+  float* converted = sums + n_rows * v_stride;      // a page's keys or values as float32
+
+  const auto row_of = [&](int64_t row) {
+    const Attend& a = members[row / n_group];
+    return a.q + (kv_head * n_group + row % n_group) * k_dim;
+  };
+  const auto head_at = [&](int64_t member, int64_t page) {
+    return kv_head_at(members[member].view, first_page + page, kv_head);
+  };
+  // Rows [first, first + n), n <= kTileRows, over the keys of one page.
+  const auto score = [&](int64_t first, int64_t n, int64_t page, const KVHead& at, const float* copy) {
+    const float* rows[kTileRows];
+    for (int64_t r = 0; r < n; ++r) rows[r] = row_of(first + r);
+    float* s = scores + first * kSpanTokens + page * kPageTokens;
+    if (copy) {
+      CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, copy, k_dim, s, kSpanTokens, nullptr)))
+    } else {
+      const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
+      CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens, nullptr)))
+    }
+    if constexpr (Cache::scaled)
+      for (int64_t r = 0; r < n; ++r) scale_row<Isa>(s + r * kSpanTokens, at.k_scale);
+  };
+  const auto add_values = [&](int64_t first, int64_t n, int64_t page, int64_t n_keys, const KVHead& at, const float* copy) {
+    float* p = scores + first * kSpanTokens + page * kPageTokens;
+    if constexpr (Cache::scaled)
+      for (int64_t r = 0; r < n; ++r) scale_row<Isa>(p + r * kSpanTokens, at.v_scale);
+    float* out = sums + first * v_stride;
+    if (copy) {
+      CAPAX_BY_ROWS(n, (value_page<Isa, F32Cache<Isa>, NR>(p, kSpanTokens, copy, v_stride, n_keys, out, v_stride, nullptr)))
+    } else {
+      const auto* v = reinterpret_cast<const typename Cache::T*>(at.v);
+      CAPAX_BY_ROWS(n, (value_page<Isa, Cache, NR>(p, kSpanTokens, v, v_stride, n_keys, out, v_stride, nullptr)))
+    }
+  };
+  const auto end_of = [&](int64_t member) { return keys_in_span(members[member], members[member].position0, span).end; };
+
+  for (int64_t page = 0; page < shared_end; ++page) {
+    const KVHead at = head_at(0, page);
+    if (by_copy) convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.k), k_dim * kPageTokens, converted);
+    for (int64_t row = 0; row < n_rows; row += block)
+      score(row, least(block, n_rows - row), page, at, by_copy ? converted : nullptr);
+  }
+  for (int64_t m = 0; m < n_members; ++m)
+    for (int64_t page = shared_end; page * kPageTokens < end_of(m); ++page)
+      for (int64_t g = 0; g < n_group; g += kTileRows)
+        score(m * n_group + g, least(kTileRows, n_group - g), page, head_at(m, page), nullptr);
+
+  for (int64_t row = 0; row < n_rows; ++row) {
+    const Attend& a = members[row / n_group];
+    const Range keys = keys_in_span(a, a.position0, span);
+    float* out = partials[row / n_group] + row % n_group * partial_floats(layout);
+    if (keys.end > 0) weigh_row<Isa>(scores + row * kSpanTokens, keys, keys, a.scale, out, out + 1);
+    memset(sums + row * v_stride, 0, static_cast<size_t>(v_stride) * sizeof(float));
+  }
+
+  for (int64_t page = 0; page < shared_end; ++page) {
+    const KVHead at = head_at(0, page);
+    if (by_copy) convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.v), v_stride * kPageTokens, converted);
+    for (int64_t row = 0; row < n_rows; row += block)
+      add_values(row, least(block, n_rows - row), page, kPageTokens, at, by_copy ? converted : nullptr);
+  }
+  for (int64_t m = 0; m < n_members; ++m)
+    for (int64_t page = shared_end; page * kPageTokens < end_of(m); ++page)
+      for (int64_t g = 0; g < n_group; g += kTileRows)
+        add_values(m * n_group + g, least(kTileRows, n_group - g), page, least(end_of(m) - page * kPageTokens, kPageTokens),
+                   head_at(m, page), nullptr);
+
+  for (int64_t row = 0; row < n_rows; ++row)
+    if (end_of(row / n_group) > 0)
+      memcpy(partials[row / n_group] + row % n_group * partial_floats(layout) + 16, sums + row * v_stride,
+             static_cast<size_t>(v_stride) * sizeof(float));
+}
+
 // ---- merging spans ----------------------------------------------------------------------------
 
 // (m, l, acc) <- the union of two partials, the later span second.
@@ -456,6 +547,18 @@ static void attend_one_span(const capax::Attend& a, int32_t kv_head, int64_t tok
 }
 
 template <class Isa>
+static void attend_shared_span(const capax::Attend* members, int64_t n_members, int32_t kv_head, int64_t span,
+                               int64_t n_shared_pages, float* scratch, float* const* partials) {
+  using namespace capax;
+  switch (members[0].view.layout.type) {
+    case KVType::f32: return shared_span<Isa, F32Cache<Isa>>(members, n_members, kv_head, span, n_shared_pages, scratch, partials);
+    case KVType::f16: return shared_span<Isa, F16Cache<Isa>>(members, n_members, kv_head, span, n_shared_pages, scratch, partials);
+    case KVType::bf16: return shared_span<Isa, Bf16Cache<Isa>>(members, n_members, kv_head, span, n_shared_pages, scratch, partials);
+    case KVType::int8: return shared_span<Isa, I8Cache<Isa>>(members, n_members, kv_head, span, n_shared_pages, scratch, partials);
+  }
+}
+
+template <class Isa>
 static void merge_spans(const capax::Attend& a, int32_t kv_head, int64_t token, float* partials, int64_t span_stride) {
   using namespace capax;
   const KVLayout& layout = a.view.layout;
@@ -472,7 +575,7 @@ static void merge_spans(const capax::Attend& a, int32_t kv_head, int64_t token, 
 
 template <class Isa>
 constexpr capax::AttentionKernels attention_kernels() {
-  return {append_kv<Isa>, attend_tokens<Isa>, attend_one_span<Isa>, merge_spans<Isa>};
+  return {append_kv<Isa>, attend_tokens<Isa>, attend_one_span<Isa>, attend_shared_span<Isa>, merge_spans<Isa>};
 }
 
 }  // namespace

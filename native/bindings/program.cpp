@@ -119,6 +119,7 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
     step.sequences.push_back({row[0], row[1], row[2], table});
   }
   if (next != step.n_tokens) throw nb::value_error("sequences do not cover the step's tokens");
+  if (pool) step.shared = shared_prefixes(step.sequences);
   std::vector<SampleResult> results;
   if (!samplers.empty()) {
     if (static_cast<int64_t>(samplers.size()) != step.n_logit_rows) throw nb::value_error("one sampler for each logit row");

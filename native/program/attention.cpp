@@ -1,11 +1,13 @@
 #include "program/attention.h"
 
 #include <algorithm>
+#include <array>
 
 namespace capax {
 namespace {
 
 constexpr int64_t kBlockTokens = 16;  // tokens that one item of phase 1 stores
+constexpr size_t kMaxGroup = 48;      // attend_tile_tokens is never more
 constexpr int64_t kSplitTokens = 4;   // sequences with at most so many tokens are split by span
 
 int64_t align16(int64_t n) { return (n + 15) / 16 * 16; }
@@ -32,33 +34,52 @@ void AttentionOperation::prepare(const Step& step, int n_threads) {
   layout_ = {step.kv_type, o_.n_kv_heads, o_.head_dim, o_.head_dim};
   blocks_.clear();
   tiles_.clear();
-  first_item_.assign(1, 0);
+  groups_.clear();
   has_split_ = false;
   int64_t partials = 0;
   const int64_t tile_tokens = attend_tile_tokens(n_group());
+  std::vector<int32_t> first_tile;  // of each sequence
   for (int32_t i = 0; i < static_cast<int32_t>(step.sequences.size()); ++i) {
     const SequenceSlice& sequence = step.sequences[static_cast<size_t>(i)];
     const Attend a = attend_for(step, sequence);
+    first_tile.push_back(static_cast<int32_t>(tiles_.size()));
     for (int64_t begin = 0; begin < a.n_tokens; begin += kBlockTokens)
-      blocks_.push_back({i, begin, std::min(begin + kBlockTokens, a.n_tokens), 0, 0});
+      blocks_.push_back({i, begin, std::min(begin + kBlockTokens, a.n_tokens), 0, 0, 0});
     const bool split = a.n_tokens <= kSplitTokens;
     const int64_t stride = split ? 1 : tile_tokens;
     // The last tokens see the most keys: their items come first, so that the threads end together.
     for (int64_t begin = (a.n_tokens - 1) / stride * stride; begin >= 0; begin -= stride) {
-      Tile tile{i, begin, std::min(begin + stride, a.n_tokens), 0, 0};
-      int64_t items = o_.n_kv_heads;
+      Tile tile{i, begin, std::min(begin + stride, a.n_tokens), 0, 0, 0};
       if (split) {
         const Range spans = visible_spans(a, a.position0 + begin);
         tile.n_spans = spans.end - spans.begin;
         tile.partials = partials;
         partials += o_.n_kv_heads * tile.n_spans * n_group() * partial_floats(layout_);
-        items *= tile.n_spans;
         has_split_ = has_split_ || tile.n_spans > 1;
       }
       tiles_.push_back(tile);
-      first_item_.push_back(first_item_.back() + items);
     }
   }
+  if (o_.window == 0 && o_.causal) {
+    for (const SharedPrefix& shared : step.shared) {
+      const int64_t n_spans = (shared.n_pages * kPageTokens + kSpanTokens - 1) / kSpanTokens;
+      const int64_t n = static_cast<int64_t>(shared.sequences.size());
+      for (int64_t begin = 0; begin < n; begin += tile_tokens) {
+        Group group{{}, {}, shared.n_pages, n_spans};
+        for (int64_t i = begin; i < std::min(begin + tile_tokens, n); ++i) {
+          const size_t sequence = static_cast<size_t>(shared.sequences[static_cast<size_t>(i)]);
+          group.members.push_back(attend_for(step, step.sequences[sequence]));
+          group.tiles.push_back(first_tile[sequence]);
+          tiles_[static_cast<size_t>(first_tile[sequence])].n_grouped = n_spans;
+        }
+        groups_.push_back(std::move(group));
+      }
+    }
+  }
+  first_item_.assign(1, 0);
+  for (const Group& group : groups_) first_item_.push_back(first_item_.back() + o_.n_kv_heads * group.n_spans);
+  for (const Tile& tile : tiles_)
+    first_item_.push_back(first_item_.back() + o_.n_kv_heads * (tile.n_spans ? tile.n_spans - tile.n_grouped : 1));
   rank_floats_ = align16(attend_scratch_floats(layout_, n_group()));
   program_.operation_scratch().reserve((rank_floats_ * n_threads + partials) * static_cast<int64_t>(sizeof(float)));
 }
@@ -84,6 +105,37 @@ void AttentionOperation::store(Context& context, const SequenceSlice& sequence, 
                                    end - begin, sequence.position0 + begin, kv_head, kv_head + 1);
 }
 
+void AttentionOperation::attend_tile(Context& context, const Tile& tile, int64_t item, float* scratch,
+                                     float* partials) const {
+  const AttentionKernels& kernels = context.kernels.attention;
+  const Attend a = attend_for(context.step, context.step.sequences[static_cast<size_t>(tile.sequence)]);
+  if (tile.n_spans == 0) return kernels.attend(a, static_cast<int32_t>(item), tile.token_begin, tile.token_end, scratch);
+  const int64_t n_partial = n_group() * partial_floats(layout_), n_own = tile.n_spans - tile.n_grouped;
+  const int32_t kv_head = static_cast<int32_t>(item / n_own);
+  const int64_t span = tile.n_grouped + item % n_own;
+  float* first = partials + tile.partials + kv_head * tile.n_spans * n_partial;
+  kernels.attend_span(a, kv_head, tile.token_begin, visible_spans(a, a.position0 + tile.token_begin).begin + span, scratch,
+                      first + span * n_partial);
+  if (tile.n_spans == 1) kernels.merge(a, kv_head, tile.token_begin, first, n_partial);
+}
+
+void AttentionOperation::attend_group(Context& context, const Group& group, int64_t item, float* scratch,
+                                      float* partials) const {
+  const AttentionKernels& kernels = context.kernels.attention;
+  const int32_t kv_head = static_cast<int32_t>(item / group.n_spans);
+  const int64_t span = item % group.n_spans, n_partial = n_group() * partial_floats(layout_);
+  std::array<float*, kMaxGroup> of_member;
+  for (size_t i = 0; i < group.members.size(); ++i) {
+    const Tile& tile = tiles_[static_cast<size_t>(group.tiles[i])];
+    of_member[i] = partials + tile.partials + (kv_head * tile.n_spans + span) * n_partial;
+  }
+  kernels.attend_shared_span(group.members.data(), static_cast<int64_t>(group.members.size()), kv_head, span,
+                             group.n_pages, scratch, of_member.data());
+  for (size_t i = 0; i < group.members.size(); ++i)
+    if (tiles_[static_cast<size_t>(group.tiles[i])].n_spans == 1)
+      kernels.merge(group.members[i], kv_head, 0, of_member[i], n_partial);
+}
+
 void AttentionOperation::run(Context& context, int rank) {
   const Step& step = context.step;
   if (!step.pages) return;  // a cache outside the program does this layer
@@ -104,20 +156,12 @@ void AttentionOperation::run(Context& context, int rank) {
   const int64_t n_items = first_item_.back();
   for (int64_t item = rank; item < n_items; item = n_threads + counter.next.fetch_add(1, std::memory_order_relaxed)) {
     const auto after = std::upper_bound(first_item_.begin(), first_item_.end(), item);
-    const int64_t index = after - first_item_.begin() - 1;
-    const Tile& tile = tiles_[static_cast<size_t>(index)];
-    const Attend a = attend_for(step, step.sequences[static_cast<size_t>(tile.sequence)]);
-    const int64_t local = item - first_item_[static_cast<size_t>(index)];
-    if (tile.n_spans == 0) {
-      kernels.attend(a, static_cast<int32_t>(local), tile.token_begin, tile.token_end, scratch);
-      continue;
-    }
-    const int32_t kv_head = static_cast<int32_t>(local / tile.n_spans);
-    const int64_t span = local % tile.n_spans;
-    float* first = partials + tile.partials + kv_head * tile.n_spans * n_partial;
-    kernels.attend_span(a, kv_head, tile.token_begin, visible_spans(a, a.position0 + tile.token_begin).begin + span,
-                        scratch, first + span * n_partial);
-    if (tile.n_spans == 1) kernels.merge(a, kv_head, tile.token_begin, first, n_partial);
+    const size_t index = static_cast<size_t>(after - first_item_.begin() - 1);
+    const int64_t local = item - first_item_[index];
+    if (index < groups_.size())
+      attend_group(context, groups_[index], local, scratch, partials);
+    else
+      attend_tile(context, tiles_[index - groups_.size()], local, scratch, partials);
   }
   if (!has_split_) return;
 

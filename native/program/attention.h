@@ -2,7 +2,9 @@
 //
 // Phase 1, items (sequence, block of tokens, KV head): QK norm, rotary embedding, append.
 // Phase 2, a few tokens: items (sequence, token, KV head, span of 512 keys) and a merge;
-//          many tokens: items (sequence, KV head, tile of tokens). Both give the same bits.
+//          many tokens: items (sequence, KV head, tile of tokens);
+//          decoding sequences that share pages: items (group, KV head, span) for the spans with
+//          shared pages. All give the same bits.
 #pragma once
 
 #include <vector>
@@ -34,11 +36,18 @@ class AttentionOperation : public Operation {
   void run(Context& context, int rank) override;
 
  private:
+  struct Group {  // sequences of one new token whose first pages are attended together
+    std::vector<Attend> members;
+    std::vector<int32_t> tiles;  // of the members
+    int64_t n_pages;             // shared
+    int64_t n_spans;             // that contain a shared page: spans 0 .. n_spans - 1
+  };
   struct Tile {  // tokens of one sequence that one item attends for
     int32_t sequence;
     int64_t token_begin, token_end;  // within the sequence
     int64_t n_spans;                 // 0: all spans at once, by `attend`
     int64_t partials;                // offset in floats of the first partial, if split in spans
+    int64_t n_grouped;               // of its spans, that its group computes
   };
 
   Attend attend_for(const Step& step, const SequenceSlice& sequence) const;
@@ -49,9 +58,13 @@ class AttentionOperation : public Operation {
   KVLayout layout_{};
   std::vector<Tile> blocks_;          // phase 1
   std::vector<Tile> tiles_;           // phase 2
-  std::vector<int64_t> first_item_;   // of each tile, then the total
+  std::vector<Group> groups_;         // phase 2, their items come first
+  std::vector<int64_t> first_item_;   // of each group, then of each tile, then the total
   bool has_split_ = false;
   int64_t rank_floats_ = 0;  // operation scratch: [per rank: kernel scratch | partials]
+
+  void attend_group(Context& context, const Group& group, int64_t item, float* scratch, float* partials) const;
+  void attend_tile(Context& context, const Tile& tile, int64_t item, float* scratch, float* partials) const;
 
   int32_t n_group() const { return o_.n_heads / o_.n_kv_heads; }
 };

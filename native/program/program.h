@@ -18,6 +18,7 @@
 #include "kernels.h"
 #include "matmul/weight.h"
 #include "parallel/team.h"
+#include "program/shared_prefix.h"
 #include "sampling/sampler.h"
 
 namespace capax {
@@ -33,6 +34,7 @@ struct Step {
   const int32_t* tokens = nullptr;  // [n_tokens]
   int64_t n_tokens = 0;
   std::vector<SequenceSlice> sequences;
+  std::vector<SharedPrefix> shared;  // groups of sequences that begin with the same pages
   const int32_t* logit_rows = nullptr;  // [n_logit_rows] rows whose logits are wanted
   int64_t n_logit_rows = 0;
   const Sampler* const* samplers = nullptr;  // [n_logit_rows], or nullptr: only logits are wanted

@@ -48,7 +48,7 @@ def assert_at_rest(server: LiveServer) -> None:
     """Nothing runs, nothing waits, no page belongs to anybody, the bookkeeping is right."""
     server.wait_idle()
     wait_until(lambda: server.server.runner.stats().kv_pages_used == 0)
-    server.server.llm._engine.check_integrity()
+    server.server.llm.engine.check_integrity()
     assert server.server.buffered_nbytes == 0
 
 
@@ -230,7 +230,7 @@ def test_a_request_that_takes_too_long_is_ended(tiny_llm: LLM) -> None:
 def test_an_idle_stream_is_kept_alive_with_comments(tiny_llm: LLM) -> None:
     """A queue of one: the second stream waits, and says so."""
     with live(tiny_llm, sse_keep_alive_s=0.05) as server:
-        engine = server.server.llm._engine
+        engine = server.server.llm.engine
         engine.pause()  # nothing is computed now
         try:
             with connect(server.port) as connection:

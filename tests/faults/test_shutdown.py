@@ -190,7 +190,7 @@ def break_engine(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise StepFailed("a kernel failed")
 
-    monkeypatch.setattr(server.server.llm._engine, "step", fail)
+    monkeypatch.setattr(server.server.llm.engine, "step", fail)
 
 
 @pytest.fixture

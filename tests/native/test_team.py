@@ -168,7 +168,7 @@ def test_threads_that_cannot_be_started_are_an_error_and_may_come_later(path: Pa
         else:
             raise SystemExit("threads were started in no memory")
         resource.setrlimit(resource.RLIMIT_AS, before)
-        llm._engine.check_integrity()
+        llm.engine.check_integrity()
         assert llm.generate([5, 6], params).token_ids == (
             LLM(sys.argv[1], threads=1).generate([5, 6], params).token_ids
         )
