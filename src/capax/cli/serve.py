@@ -9,7 +9,8 @@ import click
 
 from capax.cli.console import console
 from capax.cli.options import DurationType, SizeType, capacity_options, chosen_kv, model_argument
-from capax.errors import ConfigError
+from capax.errors import CapacityError, ConfigError
+from capax.planning.sizes import format_size
 
 if TYPE_CHECKING:
     from capax import LLM, Embedder
@@ -163,7 +164,7 @@ def command(
     keys = (*api_keys, *(() if api_key_file is None else read_keys(api_key_file)))
     _check_keys(keys)
     _import_extra()
-    from capax.serving.config import ServerConfig
+    from capax.serving.config import OWN_NBYTES, ServerConfig
     from capax.serving.launch import serve
     from capax.serving.load import load_models
 
@@ -171,12 +172,15 @@ def command(
         model_name=alias or shown_name(model),
         embedding_model_name="" if embedding_model is None else shown_name(embedding_model),
         api_keys=keys,
+        memory=memory,
         **settings,
     )
 
+    left = _left_for_models(memory, OWN_NBYTES)
+
     def load(progress: Progress) -> Models:
         return load_models(
-            progress, model, embedding_model, memory=memory, ctx_size=ctx_size, threads=threads,
+            progress, model, embedding_model, memory=left, ctx_size=ctx_size, threads=threads,
             kv=kv, n_sequences=config.parallel,
         )  # fmt: skip
 
@@ -191,6 +195,18 @@ def command(
 def shown_name(model: str) -> str:
     """Return what clients call a model that has no alias: its name, or that of its file."""
     return Path(model).name.removesuffix(".gguf") or model
+
+
+def _left_for_models(memory: int | None, own_nbytes: int) -> int | None:
+    """Return what of --memory is left for models when the server has taken its own part."""
+    if memory is None:
+        return None
+    if memory <= own_nbytes:
+        raise CapacityError(
+            f"--memory {format_size(memory)} is not enough: the server itself takes up to "
+            f"{format_size(own_nbytes)} of it, and the model comes on top"
+        )
+    return memory - own_nbytes
 
 
 def read_keys(path: Path) -> list[str]:

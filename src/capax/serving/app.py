@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.responses import Response
 import capax
 from capax.serving.auth import KeyGuard
 from capax.serving.config import ServerConfig
+from capax.serving.document import openapi_document
 from capax.serving.envelope import Envelope
 from capax.serving.errors import ApiError, error_response
 from capax.serving.hosts import HostGuard, is_loopback
@@ -72,6 +74,7 @@ def create_app(config: ServerConfig, load: Load) -> FastAPI:
         open_paths.add("/metrics")
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
+    setattr(app, "openapi", cache(lambda: openapi_document(app)))  # noqa: B010  # FastAPI's hook
     # The last added is the first passed.
     app.add_middleware(Intake, server=server)
     app.add_middleware(KeyGuard, keys=server.keys, open_paths=open_paths)

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 MIB = 1 << 20
+# What a server holds besides its models, taken from --memory: its code (measured 2026-11-23:
+# 30 MiB with FastAPI, pydantic, uvicorn, llguidance) and the bodies of requests.
+OWN_NBYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +18,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
     model_name: str = "model"  # the name clients use: --alias, else the name given
+    memory: int | None = None  # the limit on everything held; None: what the machine has
     embedding_model_name: str = ""  # of the embedding model beside it, if there is one
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     allowed_hosts: tuple[str, ...] = ()  # beside loopback names and `host`
@@ -26,7 +30,7 @@ class ServerConfig:
 
     # What is received.
     max_body_nbytes: int = 8 * MIB
-    max_buffered_nbytes: int = 64 * MIB  # bodies of all requests being received together
+    max_buffered_nbytes: int = 32 * MIB  # bodies of all requests together, until they are over
     max_header_nbytes: int = 32 * 1024
     max_headers: int = 100
     max_url_nbytes: int = 8 * 1024

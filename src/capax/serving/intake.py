@@ -35,41 +35,38 @@ class Intake:
             return
         if self._server.is_draining:
             raise not_ready("the server is shutting down; ask again soon", "shutting_down")
+        held = _Held(self._server)
         try:
-            _check_content_type(scope)
-            body = await self._receive_body(scope, receive)
-        except ApiError as error:
-            await _answer_a_sender(error, scope, receive, send)
-            return
-        if body is None:
-            return
-        await self._work(scope, body, receive, send)
+            try:
+                _check_content_type(scope)
+                body = await self._receive_body(scope, receive, held)
+            except ApiError as error:
+                held.release()  # what comes now is not kept
+                await _answer_a_sender(error, scope, receive, send)
+                return
+            if body is not None:
+                await self._work(scope, body, receive, send)
+        finally:
+            held.release()
 
-    async def _receive_body(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _receive_body(self, scope: Scope, receive: Receive, held: _Held) -> bytes | None:
         """Return the whole body; None if the client left before it was here."""
-        server, limit = self._server, self._server.config.max_body_nbytes
+        limit = self._server.config.max_body_nbytes
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared[:20]) > limit:
             raise _too_large(limit)
         parts: list[bytes] = []
-        n_received = 0
-        try:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                part: bytes = message.get("body", b"")
-                n_received += len(part)
-                server.buffered_nbytes += len(part)
-                if n_received > limit:
-                    raise _too_large(limit)
-                if server.buffered_nbytes > server.config.max_buffered_nbytes:
-                    raise queue_full("too many bodies are being received at once; ask again soon")
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-        finally:
-            server.buffered_nbytes -= n_received
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part: bytes = message.get("body", b"")
+            held.add(len(part))
+            if held.nbytes > limit:
+                raise _too_large(limit)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
 
     async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Run the route as an exchange: one of a bounded number, ended when the client leaves."""
@@ -113,6 +110,25 @@ class Intake:
                 f"{n} requests of this key are running and waiting, the limit set by "
                 "--max-per-key; ask again later"
             )
+
+
+class _Held:
+    """The bytes of one body, counted among those of all requests until its request is over."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.nbytes = 0
+
+    def add(self, nbytes: int) -> None:
+        """Count bytes that came. Raises ApiError 429 if all bodies together are too many."""
+        self.nbytes += nbytes
+        self._server.buffered_nbytes += nbytes
+        if self._server.buffered_nbytes > self._server.config.max_buffered_nbytes:
+            raise queue_full("the bodies of all requests together are too large; ask again later")
+
+    def release(self) -> None:
+        self._server.buffered_nbytes -= self.nbytes
+        self.nbytes = 0
 
 
 def _check_content_type(scope: Scope) -> None:

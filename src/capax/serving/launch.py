@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from collections.abc import Callable
@@ -38,7 +39,14 @@ def serve(
     config = with_room_for_connections(config)
     app = create_app(config, load)
     server: Server = app.state.server
-    listener = Listener(app, on_ready=lambda: announce(listener.port, server.primary))
+
+    def on_ready() -> None:
+        # What is there now stays: a full collection need not walk it between two tokens.
+        gc.collect()
+        gc.freeze()
+        announce(listener.port, server.primary)
+
+    listener = Listener(app, on_ready=on_ready)
     listener.run(handles_signals=True)
     if server.failure is not None:
         raise server.failure

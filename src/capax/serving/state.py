@@ -199,7 +199,9 @@ class Server:
 
     @property
     def limit_nbytes(self) -> int:
-        """The limit on what all models hold together."""
+        """The limit on what the process holds."""
+        if self.config.memory is not None:
+            return self.config.memory
         if self._llm is None or self._embedder is None:
             return self.primary.plan.limit.nbytes
         return self._llm.plan.limit.nbytes + own_nbytes(self._embedder)
