@@ -9,6 +9,10 @@ namespace {
 
 // Up to this many rows every thread prepares all of them for itself: cheaper than a barrier.
 constexpr int64_t kPrivateRows = 2;
+// Groups whose doubled rows are multiplied before their two halves are added: 16 KiB of sums for a
+// step of up to 8 rows, and one weight's reads stay long.
+constexpr int64_t kDoubledGroups = 16;
+
 // How an operation's groups of output rows are shared out. Each thread begins with a range of its
 // own, which costs nothing; what is left is claimed piece by piece, so that a slowed core does not
 // hold up the others. A claim moves a cache line between cores, up to half a microsecond when they
@@ -31,7 +35,7 @@ int64_t align64(int64_t n) { return (n + 63) / 64 * 64; }
 LinearOperation::LinearOperation(Program& program, int input, int64_t n_in, std::vector<float> norm,
                                  float norm_eps, int up, bool accumulate)
     : program_(program), input_(input), n_in_(n_in), norm_(std::move(norm)), norm_eps_(norm_eps), up_(up),
-      accumulate_(accumulate) {
+      accumulate_(accumulate), doubles_(program.gathered(input)) {
   if (!norm_.empty() && static_cast<int64_t>(norm_.size()) != n_in) throw std::invalid_argument("norm gain");
   if (!norm_.empty() && up_ >= 0) throw std::invalid_argument("a norm and a gate exclude each other");
 }
@@ -50,14 +54,15 @@ void LinearOperation::add_output(Output output) {
 }
 
 int64_t LinearOperation::prepared_nbytes(int64_t n) const {
-  return (needs_integer_ ? q8_rows_nbytes(n, n_in_) : 0) + (needs_float_ ? align64(n * n_in_ * 4) : 0);
+  return (needs_integer_ ? q8_rows_nbytes(doubles_ ? 2 * n : n, n_in_) : 0) + (needs_float_ ? align64(n * n_in_ * 4) : 0);
 }
 
 LinearOperation::Prepared LinearOperation::layout(uint8_t* memory, int64_t n) const {
   Prepared prepared{};
   if (needs_integer_) {
-    prepared.q8 = q8_rows_at(memory, n, n_in_);
-    memory += q8_rows_nbytes(n, n_in_);
+    const int64_t n_q8 = doubles_ ? 2 * n : n;
+    prepared.q8 = q8_rows_at(memory, n_q8, n_in_);
+    memory += q8_rows_nbytes(n_q8, n_in_);
   }
   if (needs_float_) prepared.rows = reinterpret_cast<float*>(memory);
   return prepared;
@@ -66,8 +71,12 @@ LinearOperation::Prepared LinearOperation::layout(uint8_t* memory, int64_t n) co
 void LinearOperation::prepare(const Step& step, int n_threads) {
   const int64_t n = n_rows(step);
   shared_nbytes_ = n > kPrivateRows ? prepared_nbytes(n) : 0;
-  temporary_nbytes_ = align64(std::min(n, kTokenTile) * n_in_ * 4);
-  rank_nbytes_ = (n > kPrivateRows ? 0 : prepared_nbytes(n)) + temporary_nbytes_ + weight_scratch_nbytes_;
+  const bool doubles = doubles_ && needs_integer_;
+  temporary_nbytes_ = align64(std::min(n, kTokenTile) * n_in_ * 4) * (doubles ? 3 : 1);
+  one_nbytes_ = doubles ? q8_rows_nbytes(1, n_in_) : 0;
+  sums_nbytes_ = doubles ? align64(2 * n * 16 * kDoubledGroups * 4) : 0;
+  rank_nbytes_ = (n > kPrivateRows ? 0 : prepared_nbytes(n)) + temporary_nbytes_ + one_nbytes_ + sums_nbytes_ +
+                 weight_scratch_nbytes_;
   program_.operation_scratch().reserve(shared_nbytes_ + rank_nbytes_ * n_threads);
 }
 
@@ -94,8 +103,44 @@ void LinearOperation::prepare_rows(Context& context, const Prepared& prepared, i
       x = target;
       ldx = n_in_;
     }
-    if (needs_integer_)
+    if (needs_integer_ && doubles_) {
+      float* doubled = temporary + (temporary_nbytes_ / 3 / 4);  // behind the tile of rows
+      uint8_t* one = reinterpret_cast<uint8_t*>(temporary) + temporary_nbytes_;
+      double_rows(context, x, ldx, last - tile, doubled, q8_rows_at(one, 1, n_in_));
+      context.kernels.matmul.quantize_rows(doubled - 2 * tile * n_in_, n_in_, 2 * n_rows(context.step), n_in_, 2 * tile,
+                                           2 * last, prepared.q8);
+    } else if (needs_integer_) {
       context.kernels.matmul.quantize_rows(x - tile * ldx, ldx, n_rows(context.step), n_in_, tile, last, prepared.q8);
+    }
+  }
+}
+
+void LinearOperation::double_rows(Context& context, const float* rows, int64_t ldx, int64_t n, float* doubled,
+                                  const Q8Rows& one) const {
+  for (int64_t row = 0; row < n; ++row) {
+    const float* x = rows + row * ldx;
+    float* rest = std::copy(x, x + n_in_, doubled + 2 * row * n_in_);
+    context.kernels.matmul.quantize_rows(x, n_in_, 1, n_in_, 0, 1, one);
+    for (int64_t i = 0; i < n_in_; ++i) rest[i] = x[i] - one.d[i / 32] * static_cast<float>(one.q[i]);
+  }
+}
+
+void LinearOperation::run_doubled(const Output& output, int64_t first, int64_t last, const Prepared& prepared,
+                                  int64_t n, float* sums, uint8_t* weight_scratch) const {
+  constexpr int64_t width = 16 * kDoubledGroups;
+  const int64_t ldy = program_.width(output.buffer);
+  for (int64_t g = first; g < last; g += kDoubledGroups) {
+    const int64_t end = std::min(last, g + kDoubledGroups);
+    output.weight->matmul_groups(g, end, prepared.q8, nullptr, n_in_, 2 * n, sums - 16 * g, width, false, weight_scratch);
+    const int64_t stop = std::min(16 * end, output.weight->n_out());
+    for (int64_t t = 0; t < n; ++t) {
+      float* y = program_.rows(output.buffer) + t * ldy;
+      const float *whole = sums + 2 * t * width - 16 * g, *rest = whole + width;
+      for (int64_t o = 16 * g; o < stop; ++o) {
+        const float sum = whole[o] + rest[o];
+        y[o] = accumulate_ ? y[o] + sum : sum;
+      }
+    }
   }
 }
 
@@ -120,7 +165,8 @@ void LinearOperation::run(Context& context, int rank) {
     prepare_rows(context, prepared, first, last, temporary);
     context.team.barrier(rank);
   }
-  uint8_t* weight_scratch = mine + temporary_nbytes_;
+  float* sums = reinterpret_cast<float*>(mine + temporary_nbytes_ + one_nbytes_);
+  uint8_t* weight_scratch = mine + temporary_nbytes_ + one_nbytes_ + sums_nbytes_;
 
   const Sharing sharing = share_out(n_groups_, n_threads, n <= kTokenTile);
   int64_t begin = rank * sharing.own, end = begin + sharing.own;
@@ -139,8 +185,11 @@ void LinearOperation::run(Context& context, int rank) {
         float* y = program_.rows(output.buffer);
         const int64_t ldy = program_.width(output.buffer);
         try {
-          output.weight->matmul_groups(first, last, prepared.q8, prepared.rows, n_in_, n,
-                                       y, ldy, accumulate_, weight_scratch);
+          if (doubles_ && output.weight->is_integer())
+            run_doubled(output, first, last, prepared, n, sums, weight_scratch);
+          else
+            output.weight->matmul_groups(first, last, prepared.q8, prepared.rows, n_in_, n,
+                                         y, ldy, accumulate_, weight_scratch);
         } catch (const std::exception& error) {
           context.fail(error.what());
         }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from capax import _native
+from capax.weights import quantize
 
 WIDTH, VOCAB_SIZE = 32, 50
 ROTARY = np.ones((64, WIDTH // 2), np.float32)
@@ -256,3 +257,41 @@ def test_a_step_keeps_to_the_mask_of_each_sampler() -> None:
     masked.set_mask(np.ones(1, np.uint32))
     with pytest.raises(ValueError, match="mask has 1 words but 50 tokens need 2"):
         run(program, samplers=[masked])
+
+
+@pytest.mark.parametrize("encoding", ["Q8_0", "Q4_1", "F16"])
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 40])
+def test_wanted_rows_keep_what_int8_rounds_off(encoding: str, n: int) -> None:
+    n_in, n_out = 64, 300
+    rng = np.random.default_rng(n)
+    rows = (rng.standard_normal((n, n_in)) ** 3).astype(np.float32)
+    values = rng.standard_normal((n_out, n_in)).astype(np.float32)
+    table = _native.Weight.from_bytes(rows.tobytes(), "F32", n, n_in)
+    matrix = _native.Weight.from_bytes(quantize(encoding, values), encoding, n_out, n_in)
+
+    program = _native.Program(2)
+    x, wanted = program.buffer(n_in, False), program.buffer(n_in, True)
+    plain, doubled = program.buffer(n_out, False), program.buffer(n_out, True)
+    program.embed(table, x)
+    program.linear_output(program.linear(x, None, 0.0, -1, False), matrix, None, plain)
+    program.gather(x, wanted)
+    program.linear_output(program.linear(wanted, None, 0.0, -1, False), matrix, None, doubled)
+    program.linear_output(program.linear(wanted, None, 0.0, -1, True), matrix, None, doubled)
+    program.reserve(n, n)
+
+    def products(first: int, end: int, begin: int = 0, stop: int = 4) -> np.ndarray:
+        picked = np.arange(first, end, dtype=np.int32)
+        program.run(
+            begin, stop, picked, np.array([(0, len(picked), 0)], np.int32), [], None, None,
+            np.arange(len(picked), dtype=np.int32), [],
+        )  # fmt: skip
+        return program.rows(doubled)[: len(picked)].copy()
+
+    together = products(0, n)
+    exact = rows.astype(np.float64) @ matrix.dequantize().astype(np.float64).T
+    assert [products(t, t + 1).tobytes() for t in range(n)] == [row.tobytes() for row in together]
+    products(0, n)
+    lost = np.abs(program.rows(plain)[:n] - exact).max()
+    kept = np.abs(together - exact).max()
+    assert kept < lost / 50 if encoding != "F16" else kept <= lost
+    assert products(0, n, 0, 5).tobytes() == (2 * together).tobytes()  # added to what was there

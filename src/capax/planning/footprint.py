@@ -154,13 +154,17 @@ def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
 
 
 def _linear_nbytes(model: ModelFile, shape: Shape) -> int:
-    """The widest input as int8 with scales and sums, or as floats, and a tile per thread."""
+    """The widest input as int8 with scales and sums, or as floats, and a tile per thread.
+
+    Rows whose logits are wanted stand twice, with a tile more for each of the two.
+    """
     c = model.config
     widest = max(c.d_model, c.d_q, c.d_ffn)
     has_floats = any(model.tensors[name].encoding.is_float for name in matrix_names(model))
-    rows = max(shape.prefill_chunk, shape.logit_rows)
+    rows = max(shape.prefill_chunk, 2 * shape.logit_rows)
     row = -(-13 * widest // 8) + (4 * widest if has_floats else 0)
-    own = 2 * row + _TOKEN_TILE * 4 * widest  # a step of two tokens is prepared by each thread
+    # A step of two tokens is prepared by each thread; sums are of 16 groups of 16 outputs.
+    own = 5 * row + 3 * _TOKEN_TILE * 4 * widest + 2 * shape.logit_rows * 16 * _GROUP_ROWS * 4
     return rows * row + shape.threads * own
 
 
