@@ -84,6 +84,8 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if " ".join(args[:2]) in self._table:  # a name of two words, beside one of the first
+            args = [" ".join(args[:2]), *args[2:]]
         if args and args[0] not in self._table and not args[0].startswith("-"):
             import difflib
 

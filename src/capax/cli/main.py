@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("remove", "Remove a model."),
     "quantize": ("quantize", "Write a model in a smaller encoding."),
     "bench": ("bench", "Measure prefill and decode speed."),
+    "bench serve": ("bench_serve", "Put load on a running server and take its times."),
     "perplexity": ("perplexity", "Measure how well a model predicts a text."),
     "doctor": ("doctor", "Check this machine: cores, memory, disk, models."),
     "probe": ("probe", "Measure this machine: bandwidth, arithmetic, disk."),

@@ -1,0 +1,1 @@
+"""Load on a running server: open-loop arrivals, streams timed token by token, vLLM's summary."""
