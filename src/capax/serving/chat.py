@@ -32,6 +32,7 @@ from capax.serving.chunks import ChunkWriter, envelope
 from capax.serving.conversation import MESSAGES
 from capax.serving.errors import check_model, invalid
 from capax.serving.fields import SamplingFields, number
+from capax.serving.form import FormFields
 from capax.serving.generation import (
     Chunks,
     Generation,
@@ -57,6 +58,7 @@ from capax.serving.prompts import (
     off_loop,
 )
 from capax.serving.shape import PLAIN, AnswerParser, Delta, Shape
+from capax.serving.shaping import shape_of
 from capax.serving.sse import DONE, EventStream
 from capax.serving.state import Server, server_of
 
@@ -77,8 +79,13 @@ class ConversationFields(SamplingFields):
     chat_template: Any = None
 
 
-class ChatRequest(ConversationFields):
+class ChatRequest(ConversationFields, FormFields):
     """The body of `/v1/chat/completions`."""
+
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
 
     max_tokens: Annotated[int | None, MAX_TOKENS] = None
     max_completion_tokens: Annotated[int | None, MAX_TOKENS] = None
@@ -93,11 +100,6 @@ class Turn:
 
     generation: Generation
     shape: Shape = PLAIN
-
-
-async def shape_of(server: Server, body: ChatRequest) -> Shape:
-    """Return what the body demands of the answer's form."""
-    return PLAIN
 
 
 @router.post("/chat/completions", openapi_extra=body_schema(ChatRequest))
@@ -125,15 +127,18 @@ async def input_tokens(request: Request) -> Response:
     body = await read_body(request, ChatRequest)
     server = server_of(request)
     check_model(server, body.model)
-    ids = await conversation_ids(server, body, await shape_of(server, body), only_counts=True)
+    shape = await _shape_of(server, body)
+    ids = await conversation_ids(server, body, shape, only_counts=True)
     counted = {"object": "chat.completion.input_tokens", "input_tokens": len(ids)}
     return Response(msgspec.json.encode(counted), media_type="application/json")
 
 
 async def prepare(server: Server, body: ChatRequest) -> Turn:
     """Return what a body asks of the engine. Raises 400 if it does not fit the context."""
-    shape = await shape_of(server, body)
+    shape = await _shape_of(server, body)
     ids = await conversation_ids(server, body, shape)
+    if shape.begin is not None:
+        shape = shape.begin(shape, ids)
     name, value = "max_completion_tokens", body.max_completion_tokens
     if value is None:
         name, value = "max_tokens", body.max_tokens
@@ -149,6 +154,10 @@ async def prepare(server: Server, body: ChatRequest) -> Turn:
     )
     generation = Generation(ids, params, cache_salt(body), body.priority or 0, shape.constraint)
     return Turn(generation, shape)
+
+
+async def _shape_of(server: Server, body: ChatRequest) -> Shape:
+    return await shape_of(server, body, partial(_template, server.llm))
 
 
 async def conversation_ids(
@@ -210,6 +219,8 @@ async def _templated(
         )
     if messages is None:
         raise invalid("messages is null but at least one message is needed", param="messages")
+    if shape.messages is not None:
+        messages = shape.messages(messages)
     template = _template(llm, bool(shape.tools))
     arguments = {
         "add_generation_prompt": body.add_generation_prompt is not False,

@@ -14,13 +14,15 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from capax.decoding.constraint import ConstraintFactory
 from capax.decoding.params import INT32_MAX, LIMITS, TOKEN_LIMITS, Limits, check_number, show
 from capax.engine.outputs import CompletionOutput, RequestOutput, StreamPiece
 from capax.errors import ConfigError
 from capax.serving.body import body_schema, read_body
 from capax.serving.chunks import ChunkWriter, envelope
 from capax.serving.errors import check_model, invalid
-from capax.serving.fields import Checked, SamplingFields, number
+from capax.serving.fields import Checked, number
+from capax.serving.form import GeneratingFields, compiled, form_of
 from capax.serving.generation import (
     Chunks,
     Generation,
@@ -86,7 +88,7 @@ PROMPT = Checked(
 )
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(GeneratingFields):
     """The body of `/v1/completions`."""
 
     prompt: Annotated[list[Prompt] | None, PROMPT]
@@ -109,7 +111,10 @@ async def completions(request: Request) -> Response:
     server = server_of(request)
     check_model(server, body.model)
     _check(server, body)
-    answer = Answer(server, body, [await _ids(server, body, p) for p in body.prompt or []])
+    ids = [await _ids(server, body, prompt) for prompt in body.prompt or []]
+    form = form_of(body)
+    constraint = None if form is None else await compiled(server, *form)
+    answer = Answer(server, body, ids, constraint)
     submitted = await submit(request, answer.generations())
     if body.stream:
         return EventStream(Chunks(submitted, answer.chunks(submitted)))
@@ -196,12 +201,17 @@ class Answer:
     """The answer to one request, whole or in chunks."""
 
     def __init__(
-        self, server: Server, body: CompletionRequest, prompt_ids: list[list[int]]
+        self,
+        server: Server,
+        body: CompletionRequest,
+        prompt_ids: list[list[int]],
+        constraint: ConstraintFactory | None = None,
     ) -> None:
         self._server = server
         self._body = body
         self._prompts = body.prompt or []
         self._prompt_ids = prompt_ids
+        self._constraint = constraint
         self._n = body.n or 1
         self._tokenizer = server.llm.tokenizer
         self._shows_new = body.max_tokens != 0
@@ -221,8 +231,10 @@ class Answer:
             logprobs=body.logprobs,
             prompt_logprobs=scored,
         )
-        salt = cache_salt(body)
-        return [Generation(ids, params, salt, body.priority or 0) for ids in self._prompt_ids]
+        salt, priority = cache_salt(body), body.priority or 0
+        return [
+            Generation(ids, params, salt, priority, self._constraint) for ids in self._prompt_ids
+        ]
 
     # --- whole ----------------------------------------------------------------------------
 

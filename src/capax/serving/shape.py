@@ -37,6 +37,10 @@ class Shape:
     tools: Sequence[Mapping[str, Any]] | None = None  # as the template shows them
     template_options: Mapping[str, Any] = field(default_factory=dict)
     parser: Callable[[], AnswerParser] | None = None
+    # What the template shows of the messages, where that is not all of them as they are.
+    messages: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] | None = None
+    # Completes the shape when the prompt's tokens are known: an answer may begin in a thought.
+    begin: Callable[[Shape, Sequence[int]], Shape] | None = None
     skip_special_tokens: bool | None = None  # False where a parser must see control tokens
     stop: tuple[str, ...] = ()  # beside the request's own
 
