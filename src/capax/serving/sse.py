@@ -70,7 +70,9 @@ class EventStream(Response):
         line = _Line(send, exchange, config.sse_keep_alive_s, config.slow_reader_s)
         minder = asyncio.create_task(line.mind())
         try:
-            last = await self._pump(line, exchange)
+            # A task of its own: each token wakes it directly, and not through the twenty
+            # coroutines of the routes above. Cancelling us cancels it.
+            last = await asyncio.create_task(self._pump(line, exchange))
             if last is not None:
                 await line.send(last)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
