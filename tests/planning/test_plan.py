@@ -205,3 +205,17 @@ def test_a_plan_is_one_json_document() -> None:
     )
     assert document["limit_bytes"] == 150 * MIB
     assert document["predicted"]["decode_tokens_per_second"] > 0
+
+
+def test_several_contexts_become_fewer_before_anything_else_gives_way() -> None:
+    all_in = plan(context_len=512, n_sequences=16)
+    one = plan(context_len=512)
+    assert (all_in.n_sequences, all_in.notes) == (16, ())
+    between = (all_in.total_nbytes + one.total_nbytes) / 2 / MIB
+    some = plan(mib=between, context_len=512, n_sequences=16)
+    assert 6 <= some.n_sequences <= 9
+    assert some.total_nbytes <= between * MIB
+    assert (some.context_len, some.kv_type, some.streamed) == (512, "f16", frozenset())
+    assert f"KV cache for {some.n_sequences} whole contexts instead of 16" in some.notes[0]
+    least = plan(mib=one.total_nbytes / MIB - 0.1, context_len=512, n_sequences=16)
+    assert (least.n_sequences, least.kv_type) == (1, "int8")

@@ -181,7 +181,7 @@ def command(
     def load(progress: Progress) -> Models:
         return load_models(
             progress, model, embedding_model, memory=left, ctx_size=ctx_size, threads=threads,
-            kv=kv, n_sequences=config.parallel,
+            kv=kv, parallel=config.parallel,
         )  # fmt: skip
 
     return serve(

@@ -39,7 +39,7 @@ TOKEN_LIMITS = Limits(0, INT32_MAX, is_integer=True)
 LIMITS: Mapping[str, Limits] = {
     "max_tokens": Limits(1, INT32_MAX, is_integer=True, may_be_none=True),
     "min_tokens": Limits(0, INT32_MAX, is_integer=True),
-    "n": Limits(1, 16, is_integer=True),
+    "n": Limits(1, 128, is_integer=True),
     "temperature": Limits(0.0, 100.0),
     "top_k": Limits(-1, INT32_MAX, is_integer=True),
     "top_p": Limits(0.0, 1.0),

@@ -98,7 +98,7 @@ class Engine:
         if request.params.n > self._model.max_logit_rows:
             raise CapacityError(
                 f"n is {request.params.n} but at most {self._model.max_logit_rows} choices run at "
-                "once; lower n, or raise the number of parallel sequences"
+                "once; lower n, or raise parallel"
             )
         self._arrived.append(request)
 

@@ -41,7 +41,7 @@ from capax.engine.outputs import (
 )
 from capax.engine.sequence import Event, Request
 from capax.engine.texts import Floats, Texts, TextTokens, check_finite, normalized
-from capax.errors import ConfigError, ContextLengthError
+from capax.errors import CapacityError, ConfigError, ContextLengthError
 from capax.files.chat_template import encode_chat
 from capax.files.config import ModelConfig
 from capax.files.model_file import ModelFile, open_model
@@ -58,7 +58,7 @@ from capax.settings import apply_isa
 from capax.starting import without_collector
 
 DEFAULT_PREFILL_CHUNK = 256
-MAX_LOGIT_ROWS = 16
+LEAST_PARALLEL = 16  # the heads of so many rows cost no more than that of one
 COUNT = Limits(1, INT32_MAX, is_integer=True, may_be_none=True)
 
 Prompt = str | Sequence[int]
@@ -74,7 +74,8 @@ class LLM:
     `ctx_size`: tokens of context; None takes the model's own, as far as the budget allows.
     `kv`: cache precision f32, f16, bf16 or int8. `threads`: None takes the usable cores.
     `prefill_chunk`: prompt tokens per step; speed and scratch memory, never the result.
-    `n_sequences`: whole contexts the KV cache has room for; shorter ones fit more often.
+    `n_sequences`: whole contexts the KV cache has room for, fewer where the budget holds no more;
+    shorter ones fit more often. `parallel`: choices that are decoded at once, 16 or more.
 
     Thread-safe: calls from several threads share the engine's steps. Raises FileFormatError
     for a bad file, ConfigError for a bad value, CapacityError when nothing fits.
@@ -91,11 +92,16 @@ class LLM:
         seed: int = 0,
         prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
         n_sequences: int = 1,
+        parallel: int = LEAST_PARALLEL,
     ) -> None:
         started = time.perf_counter()
         for name, value in (("ctx_size", ctx_size), ("threads", threads)):
             check_number(name, value, COUNT)
-        for name, value in (("prefill_chunk", prefill_chunk), ("n_sequences", n_sequences)):
+        for name, value in (
+            ("prefill_chunk", prefill_chunk),
+            ("n_sequences", n_sequences),
+            ("parallel", parallel),
+        ):
             check_number(name, value, COUNT._replace(may_be_none=False))
         check_number("seed", seed, LIMITS["seed"]._replace(may_be_none=False))
         self.isa = apply_isa()
@@ -118,7 +124,7 @@ class LLM:
             threads=threads,
             prefill_chunk=prefill_chunk,
             n_sequences=n_sequences,
-            logit_rows=MAX_LOGIT_ROWS,
+            logit_rows=max(parallel, LEAST_PARALLEL),
             machine=machine,
             probe=cached_probe(machine, self.isa, threads or usable_threads(machine).n),
             name=self.name,
@@ -263,12 +269,21 @@ class LLM:
         self._forward_all(ids, keep, chunk)
         return out
 
+    def max_contexts(self, n_tokens: int) -> int:
+        """Return how many contexts of `n_tokens` the KV cache has room for at once."""
+        return self._pool.native.capacity // pages_for(n_tokens)
+
     @contextmanager
     def contexts(self, n: int, n_tokens: int) -> Iterator[Contexts]:
         """`n` empty contexts of up to `n_tokens` each, for code that chooses tokens itself.
 
         Waits until there is room. Raises CapacityError if there never will be.
         """
+        if n > self.max_contexts(n_tokens):
+            raise CapacityError(
+                f"{n} contexts of {n_tokens} tokens do not fit: the KV cache holds "
+                f"{self.max_contexts(n_tokens)}; raise the memory budget or n_sequences"
+            )
         with ExitStack() as stack:
             with self._contexts_lock:  # one taker at a time: two with half of each would wait
                 caches = [stack.enter_context(self.engine.direct_cache(n_tokens)) for _ in range(n)]

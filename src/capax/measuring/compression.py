@@ -5,9 +5,9 @@ frequencies (native/coding), so a file's size is its information under the model
 -log2 p, plus at most 7e-5 bit per token. Delétang et al., 2023, "Language modeling is
 compression", arXiv 2309.10668.
 
-The text is cut into windows of `window` tokens that know nothing of each other; `LANES` of them
-are coded in step, one token of each at a time, so that decompression, which must run the model
-token by token, decodes them as one batch. A window's first token is coded as one of
+The text is cut into windows of `window` tokens that know nothing of each other; up to `LANES` of
+them are coded in step, one token of each at a time, so that decompression, which must run the
+model token by token, decodes them as one batch. A window's first token is coded as one of
 `vocab_size` equally likely ones, unless the model begins every text with BOS.
 
 The logits must be the same bits on both sides. They are, whatever the instruction set, the
@@ -104,7 +104,8 @@ def compress(
     encoder = RangeEncoder()
     bits = 0.0
     done = 0
-    for group in _groups(_cut(ids, window), LANES):
+    lanes = max(1, min(LANES, llm.max_contexts(len(head) + window)))
+    for group in _groups(_cut(ids, window), lanes):
         coded = [_code(llm, head, tokens) for tokens in group]
         bits += sum(cost for _, cost in coded)
         for step in range(len(group[0])):
@@ -120,7 +121,7 @@ def compress(
         checksum,
         window,
         len(ids),
-        LANES,
+        lanes,
         weights_digest(llm.file)[:8],
         _fingerprint(llm, window),
         llm.plan.kv_type,

@@ -180,7 +180,10 @@ def _attention_nbytes(config: ModelConfig, shape: Shape) -> int:
     page = PAGE_TOKENS * (config.head_dim + v_stride)
     per_thread = rows * (_SPAN_TOKENS + 2 * partial) + page
     spans = shape.context_len // _SPAN_TOKENS + 1
-    split = shape.n_sequences * _SPLIT_TOKENS * config.n_heads * spans * partial
+    # Decoding sequences have one new token; the others share the room for a few tokens each.
+    split = (
+        (shape.logit_rows + shape.n_sequences * _SPLIT_TOKENS) * config.n_heads * spans * partial
+    )
     return 4 * (shape.threads * per_thread + split)
 
 

@@ -1,6 +1,7 @@
 """Choose what fits a budget, predict what it will cost, or say what would fit.
 
-In this order, the first that fits is taken:
+A KV cache for several whole contexts holds as many as fit, but never less than one. Then, in this
+order, the first that fits is taken:
   1. every matrix packed in memory, the whole context, KV in f16;
   2. the same with KV in int8;
   3. a context shrunk to what fits, not below 2,048 tokens;
@@ -206,9 +207,9 @@ def plan_run(
         available_at_most=Budget(MAX_NBYTES).resolve(machine).nbytes,
         probe=probe,
     )
-    shape = wish.choose()
+    shape = wish.with_fewer_sequences().choose()
     if shape is None:
-        raise _refusal(wish)
+        raise _refusal(wish.with_fewer_sequences())
     return Plan(
         model=wish.name,
         limit=wish.limit,
@@ -252,6 +253,18 @@ class _Wish:
         """The context that must be reached: all of it, if it was fixed."""
         full = self.shape.context_len
         return full if self.is_context_fixed else min(full, context_len)
+
+    def with_fewer_sequences(self) -> _Wish:
+        """Return the wish with as many whole contexts as fit beside all else, at least one."""
+        n = self.shape.n_sequences
+        if n == 1 or self.fits(self.shape):
+            return self
+        low, high = 1, n  # one may not fit either: what else gives way then is decided for one
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.fits(replace(self.shape, n_sequences=middle))
+            low, high = (middle, high) if fits else (low, middle)
+        return replace(self, shape=replace(self.shape, n_sequences=low))
 
     def choose(self) -> Shape | None:
         small = self.smallest_kv
@@ -340,6 +353,11 @@ def _notes(wish: _Wish, shape: Shape, budget: Budget) -> Iterator[str]:
         yield (
             f"the budget of {format_size(budget.memory)} is lowered to {wish.limit}: "
             "the rest cannot be had here"
+        )
+    if shape.n_sequences < wish.shape.n_sequences:
+        yield (
+            f"KV cache for {shape.n_sequences} whole contexts instead of {wish.shape.n_sequences} "
+            "to stay in the budget; shorter ones fit more often"
         )
     if shape.kv_type != wish.shape.kv_type:
         yield f"KV cache in {shape.kv_type} instead of {wish.shape.kv_type} to stay in the budget"

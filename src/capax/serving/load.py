@@ -30,7 +30,7 @@ def load_models(
     threads: int | None = None,
     ctx_size: int | None = None,
     kv: str | None = None,
-    n_sequences: int = 1,
+    parallel: int = 1,
 ) -> Models:
     """Load what is served: `model`, which may be an embedding model, and one beside it.
 
@@ -53,7 +53,7 @@ def load_models(
         memory = None if memory is None else max(1, memory - own_nbytes(embedder))
     llm = watched_load(
         progress, model, memory=memory, threads=threads, ctx_size=ctx_size, kv=kv,
-        n_sequences=n_sequences,
+        n_sequences=parallel, parallel=parallel,
     )  # fmt: skip
     return Models(llm, embedder)
 
