@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -165,3 +166,30 @@ def test_a_client_that_leaves_ends_the_work(client: openai.OpenAI, live_server: 
     next(iter(stream))
     stream.close()
     live_server.wait_idle()
+
+
+@pytest.mark.slow  # loads the real model
+def test_the_real_model(smollm2: Path) -> None:
+    llm = LLM(smollm2, ctx_size=1024, n_sequences=4)
+    messages = [{"role": "user", "content": "What is gravity?"}]
+    ask = SamplingParams(max_tokens=24, temperature=0)
+    chat, story = llm.chat(messages, ask), llm.generate("The capital of France is", ask)
+    noise = llm.generate("Once upon a time", SamplingParams(max_tokens=24, seed=5, n=4))
+    with (
+        live(llm) as server,
+        openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="EMPTY") as client,
+    ):
+        greedy = {"model": "tiny", "max_tokens": 24, "temperature": 0, "stream": True}
+        heard = client.chat.completions.create(messages=messages, **greedy)
+        said = "".join(c.choices[0].delta.content or "" for c in heard)
+        assert said == chat.text
+        heard = client.completions.create(prompt=story.prompt_token_ids, **greedy)
+        assert "".join(c.choices[0].text for c in heard) == story.text
+        several = client.completions.create(
+            model="tiny", prompt="Once upon a time", max_tokens=24, seed=5, n=4, logprobs=1
+        )
+        assert [c.text for c in several.choices] == [c.text for c in noise.outputs]
+        for choice, made in zip(several.choices, noise.outputs, strict=True):
+            assert sum(choice.logprobs.token_logprobs) == made.cumulative_logprob
+            text = "".join(t for t in choice.logprobs.tokens if not t.startswith("<|"))
+            assert text == choice.text
