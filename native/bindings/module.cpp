@@ -5,6 +5,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <optional>
 
 #include "bindings/bindings.h"
@@ -37,6 +41,14 @@ NB_MODULE(_native, m) {
       "(name, needs) of each instruction set this CPU and build can run, the widest first.");
   m.def("select_isa", &capax::select_kernels, nb::arg("name"),
         "Choose an instruction set by name; False if it cannot run here.");
+  m.def(
+      "trim_heap",
+      [] {
+#ifdef __GLIBC__
+        malloc_trim(0);
+#endif
+      },
+      "Give what was freed on the heap back to the system, where the C library can.");
   nb::class_<FloatEnvironment>(m, "DefaultFloatEnvironment",
                                "A context in which the calling thread rounds to nearest and keeps denormals.")
       .def(nb::init<>())

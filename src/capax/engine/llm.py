@@ -151,6 +151,7 @@ class LLM:
         self.engine = Engine(self._model, self._pool)
         self._constraints = ConstraintCompiler(self.tokenizer, self.config.vocab_size)
         self._contexts_lock = threading.Lock()
+        _native.trim_heap()  # 2 MiB that only making the tokenizer needed, in 0.2 ms
         self.load_seconds = time.perf_counter() - started
 
     # --- what it is ---------------------------------------------------------------------
