@@ -152,14 +152,9 @@ def test_contradictions_are_misuse(model: str, flags: list[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["-n", "0"], "max_tokens"),
-        (["--temp", "-1"], "temperature"),
-        (["--top-p", "2"], "top_p"),
-        (["--logit-bias", "x"], "--logit-bias is 'x'"),
         (["--logit-bias", "999999+1"], "999999"),
         (["-c", "600"], "context length is 600"),
         (["-n", "512"], "512"),
-        (["--kv", "million"], "KV cache 'million' is unknown"),
     ],
 )
 def test_values_that_cannot_be_are_named(
@@ -170,6 +165,39 @@ def test_values_that_cannot_be_are_named(
     assert message in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-n", "0"], "max_tokens is 0"),
+        (["-n", "-2"], "max_tokens is -2"),
+        (["--temp", "-1"], "temperature is -1"),
+        (["--temp", "nan"], "temperature is nan"),
+        (["--top-k", "-2"], "top_k is -2"),
+        (["--top-p", "2"], "top_p is 2"),
+        (["--min-p", "1.5"], "min_p is 1.5"),
+        (["--repeat-penalty", "0"], "repetition_penalty is 0"),
+        (["--presence-penalty", "3"], "presence_penalty is 3"),
+        (["--frequency-penalty", "-3"], "frequency_penalty is -3"),
+        (["--seed", str(1 << 65)], "seed is 36893488147419103232"),
+        (["--logit-bias", "x"], "--logit-bias is 'x'"),
+        (["--kv", "million"], "KV cache 'million' is unknown"),
+        (["-ctk", "q3"], "KV cache 'q3' is unknown"),
+    ],
+)
+def test_values_that_no_model_could_take_are_misuse_and_load_nothing(
+    capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert main.run(["run", "no-such-model", "hello", *flags]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_a_type_that_is_not_written_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["quantize", "no-such-model", "out.gguf", "Q9"]) == 2
+    assert "does not write 'Q9'" in capsys.readouterr().err
 
 
 def test_a_budget_too_small_exits_with_3_and_three_ways_out_that_hold(

@@ -100,7 +100,17 @@ def capacity_options(function: F) -> F:
 
 
 def chosen_kv(kv: str | None, type_k: str | None, type_v: str | None) -> str | None:
-    """Return the one KV choice that --kv, -ctk and -ctv make together."""
+    """Return the one KV choice that --kv, -ctk and -ctv make together.
+
+    Raises UsageError for an unknown one and for choices that differ.
+    """
+    if kv:
+        from capax.planning.plan import parse_kv_type
+
+        try:
+            parse_kv_type(kv)
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from None
     if type_k and type_v and type_k != type_v:
         raise click.UsageError(
             f"-ctk {type_k} and -ctv {type_v} differ; K and V are kept in the same type"

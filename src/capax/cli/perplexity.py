@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from capax.cli.console import console
-from capax.cli.options import SizeType, json_option, model_argument
+from capax.cli.options import SizeType, chosen_kv, json_option, model_argument
 
 MAX_TEXT_NBYTES = 256 << 20
 
@@ -50,7 +50,7 @@ def command(
     from capax.planning.sizes import format_duration
 
     content = read_text(text)
-    llm = LLM(model, memory=memory, ctx_size=context, threads=threads, kv=kv)
+    llm = LLM(model, memory=memory, ctx_size=context, threads=threads, kv=chosen_kv(kv, None, None))
     cut = windows_of(content, llm.tokenizer, context, windows)
     tally = Tally()
     started = time.perf_counter()

@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from capax.weights.requantize import Change
 
 
+def _known_type(_: click.Context, __: click.Parameter, target: str) -> str:
+    from capax.weights.requantize import TARGETS
+
+    if target.upper() not in TARGETS:
+        raise click.BadParameter(
+            f"capax does not write {target!r:.60}; it writes {', '.join(TARGETS)}"
+        )
+    return target
+
+
 @click.command("quantize")
 @click.argument("source", metavar="IN")
 @click.argument("destination", metavar="OUT", type=click.Path(path_type=Path))
-@click.argument("target", metavar="TYPE")
+@click.argument("target", metavar="TYPE", callback=_known_type)
 @click.option("--dry-run", is_flag=True, help="Only say what would be written.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @json_option

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,49 +21,78 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULTS: dict[str, float] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
 
 
+def check_flag(_: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuse a value out of range before anything is loaded. Raises BadParameter."""
+    name = parameter.name or ""
+    if value is None or value == parameter.default or (name == "max_tokens" and value == -1):
+        return value  # -1 tokens is no limit
+    from capax.decoding.params import LIMITS, check_number
+
+    try:
+        check_number(name, value, LIMITS[name])
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
+def check_biases(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> Sequence[str]:
+    """Refuse a bias that cannot be read. Raises BadParameter."""
+    for text in texts:
+        try:
+            parse_bias(text)
+        except ConfigError as error:
+            raise click.BadParameter(str(error)) from None
+    return texts
+
+
 def sampling_options(function: F) -> F:
     """Add --max-tokens, --temp and the other flags of `SamplingParams`."""
     for option in reversed(
         (
             click.option(
                 "-n", "--max-tokens", "--predict", "max_tokens", type=int, metavar="N",
+                callback=check_flag,
                 help="Tokens to generate. Default, and -1: until the model ends or the context "
                 "is full.",
             ),
             click.option(
                 "--temp", "--temperature", "temperature", type=float, metavar="T",
+                callback=check_flag,
                 help="Temperature; 0 takes the most likely token. Default: the model's, else 0.8.",
             ),
             click.option(
-                "--top-k", type=int, metavar="K",
+                "--top-k", type=int, metavar="K", callback=check_flag,
                 help="Keep the K most likely tokens; 0 keeps all. Default: the model's, else 40.",
             ),
             click.option(
-                "--top-p", type=float, metavar="P",
+                "--top-p", type=float, metavar="P", callback=check_flag,
                 help="Keep the fewest tokens of this probability. Default: the model's, else 0.95.",
             ),
             click.option(
-                "--min-p", type=float, metavar="P",
+                "--min-p", type=float, metavar="P", callback=check_flag,
                 help="Keep tokens of this share of the best's. Default: the model's, else 0.05.",
             ),
             click.option(
                 "--repeat-penalty", "--repetition-penalty", "repetition_penalty", type=float,
-                default=1.0, metavar="R", help="Divide the logits of seen tokens. 1: off.",
+                callback=check_flag, default=1.0, metavar="R",
+                help="Divide the logits of seen tokens. 1: off.",
             ),
             click.option(
-                "--presence-penalty", type=float, default=0.0, metavar="P",
+                "--presence-penalty", type=float, default=0.0, metavar="P", callback=check_flag,
                 help="Subtracted once from the logits of generated tokens.",
             ),
             click.option(
-                "--frequency-penalty", type=float, default=0.0, metavar="P",
+                "--frequency-penalty", type=float, default=0.0, metavar="P", callback=check_flag,
                 help="Subtracted for each time a token was generated.",
             ),
             click.option(
                 "-l", "--logit-bias", multiple=True, metavar="ID(+|-)BIAS",
+                callback=check_biases,
                 help="Change a token's logit: 15043-5. May be repeated.",
             ),
             click.option(
-                "--seed", type=int, metavar="N", help="Seed. Default: random, shown with -v."
+                "--seed", type=int, metavar="N", callback=check_flag,
+                help="Seed. Default: random, shown with -v.",
             ),
             click.option(
                 "--stop", multiple=True, metavar="TEXT", help="End before this. May be repeated."
