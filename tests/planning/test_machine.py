@@ -1,10 +1,11 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from capax.errors import StoreError
-from capax.planning.machine import Machine, read_machine, usable_threads
+from capax.planning.machine import Machine, read_machine, thread_notes, usable_threads
 from capax.planning.sizes import GIB, MIB
 from tests.planning.machines import V1_MOUNTS, V2_MOUNT, machine_tree
 
@@ -152,6 +153,28 @@ def test_threads_are_the_lowest_bound_with_its_reason(
     machine: Machine, environ: dict[str, str], n: int, reason: str
 ) -> None:
     assert usable_threads(machine, environ) == (n, reason)
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "environ", "note"),
+    [
+        (machine_with(), 8, {}, None),
+        (machine_with(), 9, {"OMP_NUM_THREADS": "no"}, "9 threads are more .*8 physical cores"),
+        (machine_with(quota=2.9), 3, {}, "3 threads are more .*quota 2.9.*; 2 are faster"),
+        (machine_with(), None, {"OMP_NUM_THREADS": "4,2"}, None),
+        (machine_with(), None, {"OMP_NUM_THREADS": " "}, None),
+        (machine_with(), None, {"OMP_NUM_THREADS": "two"}, "OMP_NUM_THREADS is 'two'"),
+        (machine_with(), None, {"OMP_NUM_THREADS": "0"}, "OMP_NUM_THREADS is '0'"),
+        (machine_with(), None, {"OMP_NUM_THREADS": "9" * 5000}, "OMP_NUM_THREADS is '999"),
+        (machine_with(), 4, {"OMP_NUM_THREADS": "two"}, None),
+    ],
+)
+def test_odd_numbers_of_threads_get_a_note(
+    machine: Machine, asked: int | None, environ: dict[str, str], note: str | None
+) -> None:
+    notes = list(thread_notes(machine, asked, environ))
+    assert len(notes) == (note is not None)
+    assert note is None or re.search(note, notes[0])
 
 
 def test_this_machine_can_be_read() -> None:

@@ -102,11 +102,39 @@ def usable_threads(machine: Machine, environ: Mapping[str, str] = os.environ) ->
                 max(1, int(machine.cpu_quota)), f"cgroup CPU quota {machine.cpu_quota:.3g}"
             )
         )
-    first = environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if first.isdecimal() and int(first) > 0:
-        bounds.append(ThreadChoice(int(first), f"OMP_NUM_THREADS={first}"))
+    bound = _omp_threads(environ)
+    if bound:
+        bounds.append(ThreadChoice(bound, f"OMP_NUM_THREADS={bound}"))
     choice = min(bounds, key=lambda bound: bound.n)
     return choice if choice.n > 0 else ThreadChoice(1, "one thread is the least")
+
+
+def thread_notes(
+    machine: Machine, asked: int | None, environ: Mapping[str, str] = os.environ
+) -> Iterator[str]:
+    """Say what is odd about a number of threads: more than run at once, or a bound unread.
+
+    `asked`: what the user chose, None where `usable_threads` does.
+    """
+    most = usable_threads(machine, {})
+    if asked is not None and asked > most.n:
+        yield (
+            f"{asked} threads are more than run at once here ({most.reason}) and wait for each "
+            f"other; {most.n} are faster"
+        )
+    given = environ.get("OMP_NUM_THREADS", "")
+    if asked is None and given.strip() and _omp_threads(environ) is None:
+        yield (
+            f"OMP_NUM_THREADS is {given!r:.60} and is passed over: a number of threads from 1 on "
+            "is needed"
+        )
+
+
+def _omp_threads(environ: Mapping[str, str]) -> int | None:
+    """Return the number of threads of the outermost level, None where there is none."""
+    first = environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    is_number = first.isascii() and first.isdecimal() and len(first) < 10
+    return (int(first) or None) if is_number else None
 
 
 # --- /proc and /sys ------------------------------------------------------------------

@@ -30,7 +30,7 @@ from capax.planning.footprint import (
     packed_matrix_nbytes,
     stream_buffer_nbytes,
 )
-from capax.planning.machine import Machine, read_machine, usable_threads
+from capax.planning.machine import Machine, read_machine, thread_notes, usable_threads
 from capax.planning.prediction import Prediction, decode_seconds, output_name, predict
 from capax.planning.probe import Probe
 from capax.planning.sizes import MAX_NBYTES, MIB, format_size, size_argument
@@ -220,7 +220,7 @@ def plan_run(
         },
         footprint=footprint(model, shape),
         prediction=None if probe is None or encoder else predict(model, shape, probe),
-        notes=tuple(_notes(wish, shape, budget)),
+        notes=(*thread_notes(machine, threads), *_notes(wish, shape, budget)),
     )
 
 
