@@ -43,6 +43,14 @@ class Watch:
         dialog.dismiss()
 
 
+@dataclass
+class Stage:
+    """A server whose script can be changed."""
+
+    origin: str = ""
+    script: Script = field(default_factory=Script)
+
+
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """Serve an application in a thread; the origin it is at."""
@@ -71,17 +79,25 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def script() -> Script:
-    """What the server of this test says."""
-    return Script()
+@pytest.fixture(scope="package")
+def stage() -> Iterator[Stage]:
+    """The one server of all tests of the page; each puts its own script on it."""
+    stage = Stage()
+    with serving(scripted_app(lambda: stage.script)) as stage.origin:
+        yield stage
 
 
 @pytest.fixture
-def origin(script: Script) -> Iterator[str]:
-    """A server that follows `script`."""
-    with serving(scripted_app(script)) as address:
-        yield address
+def script(stage: Stage) -> Script:
+    """What the server says in this test."""
+    stage.script = Script()
+    return stage.script
+
+
+@pytest.fixture
+def origin(stage: Stage, script: Script) -> str:
+    """Where the server is that follows `script`."""
+    return stage.origin
 
 
 @contextmanager
@@ -99,7 +115,7 @@ def watched_page(browser: Any, origin: str, **context: Any) -> Iterator[Any]:
         page.on("dialog", watch.on_dialog)
         page.goto(origin)
         yield page
-        assert watch.problems == []
+        assert not watch.problems, watch.problems
 
 
 @pytest.fixture

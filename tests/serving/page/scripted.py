@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,26 +82,29 @@ def status_document() -> dict[str, Any]:
     }
 
 
-def scripted_app(script: Script) -> FastAPI:
-    """Return the application that follows `script`."""
+def scripted_app(current: Callable[[], Script]) -> FastAPI:
+    """Return the application that follows the current script."""
     app = FastAPI()
     app.include_router(page.router)
 
     def refusal(request: Request) -> JSONResponse | None:
-        if not script.key or request.headers.get("authorization") == f"Bearer {script.key}":
+        key = current().key
+        if not key or request.headers.get("authorization") == f"Bearer {key}":
             return None
         return JSONResponse({"error": {"message": "no key", "code": "invalid_api_key"}}, 401)
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
-        return JSONResponse(script.ready, 200 if script.ready["status"] == "ready" else 503)
+        document = current().ready
+        return JSONResponse(document, 200 if document["status"] == "ready" else 503)
 
     @app.get("/capax/v1/status")
     async def status(request: Request) -> JSONResponse:
-        return refusal(request) or JSONResponse({**status_document(), **script.status})
+        return refusal(request) or JSONResponse({**status_document(), **current().status})
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Any:
+        script = current()
         body = json.loads(await request.body())
         script.requests.append(body)
         if refused := refusal(request):

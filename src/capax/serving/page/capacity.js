@@ -22,7 +22,7 @@ export class CapacityPanel {
     this.speed = new Gauge("Generation", "tok/s");
     this.prefill = new Gauge("Prompts", "tok/s");
     this.requests = new Gauge("Requests", "running");
-    this.reuse = new Gauge("Prefix reuse", "of prompts", 1);
+    this.reuse = new Gauge("Prefix reuse", "hits", 1);
     this.facts = el("dl", { class: "facts" });
     byId("capacity").replaceChildren(
       this.memory.node,

@@ -93,12 +93,12 @@ export class AnswerView {
   }
 }
 
-const FINISHES = {
-  stopped: "stopped by you",
-  interrupted: "interrupted: the page was left while this was written",
-  length: "stopped at the token limit",
-  content_filter: "ended by the server's filter",
-};
+const FINISHES = new Map([
+  ["stopped", "stopped by you"],
+  ["interrupted", "interrupted: the page was left while this was written"],
+  ["length", "stopped at the token limit"],
+  ["content_filter", "ended by the server's filter"],
+]);
 
 function statsLine({ stats, finish }) {
   const parts = [];
@@ -108,7 +108,7 @@ function statsLine({ stats, finish }) {
   if (stats?.nPrompt) {
     parts.push(`${count(stats.nCached ?? 0)} of ${count(stats.nPrompt)} prompt tokens cached`);
   }
-  if (FINISHES[finish]) parts.push(FINISHES[finish]);
+  if (FINISHES.has(finish)) parts.push(FINISHES.get(finish));
   return el("p", { class: "stats" }, ...parts.map((text) => el("span", { class: "stat" }, text)));
 }
 

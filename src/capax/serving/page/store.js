@@ -133,7 +133,7 @@ function asMessage(value) {
   const message = { id: textOr(value.id, newId()), role: value.role, content: textOr(value.content, "") };
   if (typeof value.reasoning === "string") message.reasoning = value.reasoning;
   if (Array.isArray(value.tokens)) message.tokens = value.tokens.filter(isToken);
-  if (isObject(value.stats)) message.stats = value.stats;
+  if (isObject(value.stats)) message.stats = numbersOf(value.stats);
   if (isObject(value.error)) message.error = { message: textOr(value.error.message, "Failed.") };
   if (value.role === "assistant") message.finish = textOr(value.finish, "") || "interrupted";
   return message;
@@ -148,6 +148,10 @@ function isToken(value) {
     Array.isArray(value[2]) &&
     value[2].every((alternative) => Array.isArray(alternative) && isPair(alternative))
   );
+}
+
+function numbersOf(value) {
+  return Object.fromEntries(Object.entries(value).filter(([, figure]) => Number.isFinite(figure)));
 }
 
 function withoutTokens(conversation) {
