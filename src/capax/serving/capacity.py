@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from capax.serving.metrics import exposition
-from capax.serving.state import own_nbytes, raw_server_of, server_of
+from capax.serving.state import Server, own_nbytes, raw_server_of, server_of
 
 router = APIRouter(tags=["capacity"])
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,14 +33,9 @@ async def plan(request: Request) -> dict[str, Any]:
 async def memory(request: Request) -> dict[str, Any]:
     """Return the limit, what was planned and what is held now, in bytes."""
     server = server_of(request)
-    planned = server.primary.plan.footprint.to_json()
-    if server.has_llm and server.embedder is not None:
-        for kind, nbytes in server.embedder.plan.footprint.to_json().items():
-            planned[kind] += nbytes if kind not in ("base", "total") else 0
-        planned["total"] += own_nbytes(server.embedder)
     return {
         "limit_bytes": server.limit_nbytes,
-        "planned_bytes": planned,
+        "planned_bytes": planned_nbytes(server),
         "measured_bytes": server.memory(),
     }
 
@@ -55,3 +50,13 @@ async def cache(request: Request) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Return everything that is counted, in Prometheus' text format."""
     return Response(exposition(raw_server_of(request)), media_type=CONTENT_TYPE)
+
+
+def planned_nbytes(server: Server) -> dict[str, int]:
+    """Return what all models were planned to hold together, by what holds it, and the total."""
+    planned: dict[str, int] = server.primary.plan.footprint.to_json()
+    if server.has_llm and server.embedder is not None:
+        for kind, nbytes in server.embedder.plan.footprint.to_json().items():
+            planned[kind] += nbytes if kind not in ("base", "total") else 0
+        planned["total"] += own_nbytes(server.embedder)
+    return planned

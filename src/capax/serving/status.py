@@ -9,11 +9,11 @@ from fastapi import APIRouter, Request
 
 import capax
 from capax._native import isa
-from capax.serving.state import resident_nbytes, server_of
+from capax.serving.capacity import planned_nbytes
+from capax.serving.state import Server, resident_nbytes, server_of
 
 if TYPE_CHECKING:
     from capax.engine.runner import EngineStats
-    from capax.planning.plan import Plan
 
 router = APIRouter(tags=["capacity"])
 
@@ -22,7 +22,8 @@ router = APIRouter(tags=["capacity"])
 async def status(request: Request) -> dict[str, Any]:
     """Return how the budget is spent, and what was done since the start.
 
-    Token counts only grow: a reader makes rates of two documents and their `clock_s`.
+    Token counts only grow: a reader makes rates of two documents and their `clock_s`. Raises
+    ApiError 501 where no model writes text.
     """
     server = server_of(request)
     llm, stats = server.llm, server.runner.stats()
@@ -35,7 +36,8 @@ async def status(request: Request) -> dict[str, Any]:
         "kv_type": llm.plan.kv_type,
         "threads": llm.plan.threads,
         "isa": isa(),
-        "memory": {**parts(llm.plan, stats), "resident_bytes": resident_nbytes()},
+        "sampling_defaults": server.sampling_defaults,
+        "memory": {**memory_parts(server, stats), "resident_bytes": resident_nbytes()},
         "requests": {"running": stats.n_running, "waiting": stats.n_waiting},
         "tokens": {"prompt": stats.prompt_tokens, "generation": stats.generation_tokens},
         "prefix": {
@@ -46,21 +48,22 @@ async def status(request: Request) -> dict[str, Any]:
     }
 
 
-def parts(plan: Plan, stats: EngineStats) -> dict[str, int]:
-    """Return the plan's bytes by what holds them, the KV cache divided as its pages are now.
+def memory_parts(server: Server, stats: EngineStats) -> dict[str, int]:
+    """Return the planned bytes by what holds them, the KV cache divided as its pages are now.
 
     All but `limit_bytes` together are what is planned.
     """
-    held = plan.footprint
+    planned = planned_nbytes(server)
     n_pages = max(1, stats.kv_pages_total)
-    kv_used = held.kv * stats.kv_pages_used // n_pages
-    kv_cached = held.kv * stats.kv_pages_cached // n_pages
+    kv_used = planned["kv"] * stats.kv_pages_used // n_pages
+    kv_cached = planned["kv"] * stats.kv_pages_cached // n_pages
+    weights = planned["weights"] + planned["streaming"]
     return {
-        "limit_bytes": plan.limit.nbytes,
-        "weights_bytes": held.weights + held.streaming,
+        "limit_bytes": server.limit_nbytes,
+        "weights_bytes": weights,
         "kv_used_bytes": kv_used,
         "kv_cached_bytes": kv_cached,
-        "kv_free_bytes": max(0, held.kv - kv_used - kv_cached),
-        "scratch_bytes": held.scratch,
-        "other_bytes": held.total - held.weights - held.streaming - held.kv - held.scratch,
+        "kv_free_bytes": max(0, planned["kv"] - kv_used - kv_cached),
+        "scratch_bytes": planned["scratch"],
+        "other_bytes": planned["total"] - weights - planned["kv"] - planned["scratch"],
     }

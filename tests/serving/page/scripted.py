@@ -37,10 +37,12 @@ class Script:
     answers: list[list[str]] = field(default_factory=lambda: [["Hello", " there."]])
     logprobs: list[Logprobs] | None = None
     pause_s: float = 0.0  # between two chunks
+    progress: list[int] = field(default_factory=list)  # of 100 prompt tokens, before the answer
     holds: bool = False  # after its chunks an answer stays open until it is left
     error: tuple[int, dict[str, Any]] | None = None  # of the next request
     breaks: bool = False  # the next stream ends in an error event
     key: str = ""
+    mute: bool = False  # no model writes text here
     ready: dict[str, Any] = field(default_factory=lambda: {"status": "ready"})
     status: dict[str, Any] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -79,6 +81,7 @@ def status_document() -> dict[str, Any]:
         "tokens": {"prompt": 18_240, "generation": 9_312},
         "prefix": {"query_tokens": 18_240, "hit_tokens": 12_403},
         "preemptions": 0,
+        "sampling_defaults": {"temperature": 0.2},
     }
 
 
@@ -100,6 +103,8 @@ def scripted_app(current: Callable[[], Script]) -> FastAPI:
 
     @app.get("/capax/v1/status")
     async def status(request: Request) -> JSONResponse:
+        if current().mute:
+            return JSONResponse({"error": {"message": "it writes none"}}, 501)
         return refusal(request) or JSONResponse({**status_document(), **current().status})
 
     @app.post("/v1/chat/completions")
@@ -130,6 +135,11 @@ async def _watched(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]
 async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
     yield _delta({"role": "assistant", "content": ""})
     wants_logprobs = body.get("logprobs", False)
+    for processed in script.progress:
+        progress = {"total": 100, "processed": processed, "cache": 0, "time_ms": 1}
+        yield _data({**CHUNK, "choices": [], "usage": None, "prompt_progress": progress})
+    if script.progress and script.holds:
+        await asyncio.Event().wait()
     chunks = [(text, None) for text in script.next_answer()]
     if script.logprobs and wants_logprobs:
         chunks = [(entry[0], _logprobs(entry)) for entry in script.logprobs]

@@ -57,6 +57,14 @@ def test_stopping_ends_the_stream_at_the_server_and_keeps_the_text(
     assert page.get_by_role("button", name="Send", exact=True).is_visible()
 
 
+def test_a_long_prompt_shows_how_far_it_is(page: Any, script: Script) -> None:
+    script.progress, script.holds = [10, 40], True
+    ask(page, "read this")
+    page.locator(".waiting", has_text="40 %").wait_for()
+    page.keyboard.press("Escape")
+    assert "stopped by you" in answered(page).inner_text()
+
+
 def test_a_reload_keeps_the_conversation(page: Any, script: Script) -> None:
     script.say(["Kept **text**."])
     ask(page, "remember this")
@@ -81,6 +89,7 @@ def test_an_answer_cut_by_a_reload_says_so(page: Any, script: Script) -> None:
 
 def test_settings_reach_the_request_and_survive_a_reload(page: Any, script: Script) -> None:
     page.get_by_role("tab", name="Settings").click()
+    assert page.get_attribute("#setting-temperature", "placeholder") == "0.2"
     page.fill("#setting-system", "Be brief.")
     values = {"temperature": 0.3, "top_p": 0.9, "min_p": 0.05, "top_k": 40, "max_tokens": 64}
     for name, value in {**values, "seed": 7}.items():

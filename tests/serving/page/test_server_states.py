@@ -34,6 +34,12 @@ def test_a_failed_load_is_told(browser: Any, origin: str, script: Script) -> Non
         page.locator("#notice", has_text="could not load its model").wait_for()
 
 
+def test_a_server_without_a_chat_model_says_so(browser: Any, origin: str, script: Script) -> None:
+    script.mute = True
+    with watched_page(browser, origin) as page:
+        page.locator("#notice", has_text="no model to talk to").wait_for()
+
+
 def test_a_server_that_is_gone_is_noticed_and_so_is_its_return(page: Any, script: Script) -> None:
     page.route("**/*", lambda route: route.abort("connectionrefused"))
     page.locator("#notice", has_text="does not answer").wait_for()

@@ -16,6 +16,7 @@ export class Chat extends EventTarget {
     this.settings = settings;
     this.modelName = modelName; // a function: it is known once the server is ready
     this.running = new Map(); // conversation id -> AbortController
+    this.progress = new Map(); // conversation id -> share of the prompt that is computed
     this.isLeaving = false; // what breaks now breaks because the page is left
     addEventListener("pagehide", () => {
       this.isLeaving = true;
@@ -62,6 +63,7 @@ export class Chat extends EventTarget {
     let savedAt = performance.now();
     try {
       for await (const chunk of streamChat(body, controller.signal)) {
+        this.#noteProgress(conversation, chunk);
         answer.take(chunk);
         this.#tell("change", conversation, message);
         if (performance.now() - savedAt > SAVE_EVERY_MS) {
@@ -76,6 +78,7 @@ export class Chat extends EventTarget {
     }
     answer.end();
     this.running.delete(conversation.id);
+    this.progress.delete(conversation.id);
     // It may have been deleted meanwhile: then it stays so.
     if (this.store.get(conversation.id) === conversation) this.store.save(conversation);
     this.#tell("end", conversation, message);
@@ -91,8 +94,13 @@ export class Chat extends EventTarget {
       messages: system ? [{ role: "system", content: system }, ...messages] : messages,
       stream: true,
       stream_options: { include_usage: true },
+      return_progress: true,
       ...this.settings.requestFields(),
     };
+  }
+
+  #noteProgress({ id }, { prompt_progress: progress }) {
+    if (progress?.total > 0) this.progress.set(id, progress.processed / progress.total);
   }
 
   #saveRunning() {

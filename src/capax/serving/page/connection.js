@@ -1,7 +1,8 @@
 // Whether the server is there, ready and willing, and its figures once a second.
 //
 // Dispatches "change" when the state changes and "figures" with the status document. States:
-// connecting, loading, ready, draining, failed, locked (a key is needed), gone.
+// connecting, loading, ready, draining, failed, locked (a key is needed), mute (no model here
+// writes text), gone.
 
 import { readiness, serverStatus } from "./api.js";
 
@@ -57,6 +58,7 @@ export class Connection extends EventTarget {
 
   #onError(error) {
     if (error.status === 401 || error.status === 403) this.#become("locked");
+    else if (error.status === 501) this.#become("mute");
     else if (error.status === 503) this.#become("loading", "", null);
     else this.#become("gone");
   }

@@ -83,7 +83,10 @@ store.addEventListener("elsewhere", ({ detail }) => {
 });
 for (const name of ["start", "end"]) chat.addEventListener(name, refresh);
 connection.addEventListener("change", refresh);
-connection.addEventListener("figures", refresh);
+connection.addEventListener("figures", () => {
+  settings.setDefaults(connection.figures.sampling_defaults);
+  refresh();
+});
 
 byId("new-chat").addEventListener("click", () => {
   drawers.close();

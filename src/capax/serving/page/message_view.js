@@ -2,7 +2,7 @@
 
 import { copyButton } from "./clipboard.js";
 import { el, iconButton } from "./dom.js";
-import { count, plural, rate, seconds } from "./format.js";
+import { count, percent, plural, rate, seconds } from "./format.js";
 import { MarkdownView } from "./markdown/view.js";
 import { TokensView } from "./tokens.js";
 
@@ -23,7 +23,7 @@ export function userNode(message, onEdit) {
 
 /** An answer, which may still be growing. */
 export class AnswerView {
-  /** `actions`: {retry, isLast()}; `prefersTokens`: show the tokens where there are any. */
+  /** `onRetry` is called to answer again; `prefersTokens`: show tokens where there are any. */
   constructor(message, { onRetry, prefersTokens }) {
     this.message = message;
     this.onRetry = onRetry;
@@ -36,8 +36,8 @@ export class AnswerView {
     this.node = el("article", { class: "message assistant", "aria-label": "Answer" }, this.body, this.foot);
   }
 
-  /** Show the message as it is now. */
-  update(isRunning) {
+  /** Show the message as it is now; `progress`: the share of the prompt that is computed. */
+  update(isRunning, progress) {
     this.isRunning = isRunning;
     const { message } = this;
     const hasTokens = Boolean(message.tokens?.length);
@@ -50,7 +50,7 @@ export class AnswerView {
       this.prose.update(message.content);
       parts.push(this.prose.node);
     }
-    if (isRunning && parts.length === 0) parts.push(waiting());
+    if (isRunning && parts.length === 0) parts.push(waiting(progress));
     if (message.error) parts.push(this.#error());
     setChildren(this.body, parts);
     this.node.classList.toggle("running", isRunning);
@@ -112,9 +112,10 @@ function statsLine({ stats, finish }) {
   return el("p", { class: "stats" }, ...parts.map((text) => el("span", { class: "stat" }, text)));
 }
 
-function waiting() {
+function waiting(progress) {
   return el("div", { class: "waiting", role: "status", "aria-label": "Waiting for the first token" },
-    el("i"), el("i"), el("i"));
+    el("i"), el("i"), el("i"),
+    progress > 0 && progress < 1 && el("span", {}, `Reading the conversation · ${percent(progress, 0)}`));
 }
 
 /** Replace the children only where they differ: a node that stays keeps its state. */

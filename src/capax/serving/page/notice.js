@@ -11,6 +11,7 @@ const SHORT = {
   draining: "Shutting down",
   failed: "Failed",
   locked: "Needs a key",
+  mute: "No chat model",
   gone: "Not reachable",
 };
 
@@ -50,6 +51,8 @@ function noticeContent(connection) {
       return ["The server is shutting down: what is running may finish."];
     case "failed":
       return ["The server could not load its model; its log says why."];
+    case "mute":
+      return ["This server embeds texts: it has no model to talk to."];
     case "gone":
       return [
         el("span", {}, "The server does not answer. Trying again…"),

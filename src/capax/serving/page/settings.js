@@ -24,6 +24,7 @@ export class Settings extends EventTarget {
   constructor() {
     super();
     this.values = read();
+    this.defaults = {};
   }
 
   /** Return the value of a field, undefined if it is left to the server. */
@@ -42,6 +43,13 @@ export class Settings extends EventTarget {
   reset() {
     this.values = {};
     this.#keep();
+  }
+
+  /** Show what the server uses where a field is left out. */
+  setDefaults(defaults) {
+    if (JSON.stringify(defaults) === JSON.stringify(this.defaults)) return;
+    this.defaults = defaults;
+    this.dispatchEvent(new Event("defaults"));
   }
 
   /** Return the fields of a request for these settings. */

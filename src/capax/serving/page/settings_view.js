@@ -8,6 +8,9 @@ import { FIELDS, parseField } from "./settings.js";
 /** Fill the panel's tab. `onKey` is called when the API key was changed. */
 export function showSettings(settings, onKey) {
   const controls = FIELDS.map((field) => fieldControl(settings, field));
+  settings.addEventListener("defaults", () => {
+    for (const { show } of controls) show();
+  });
   const system = el("textarea", {
     id: "setting-system",
     rows: "4",
@@ -48,7 +51,6 @@ function fieldControl(settings, field) {
     id,
     type: "number",
     inputmode: field.isInteger ? "numeric" : "decimal",
-    placeholder: field.placeholder ?? "default",
     "aria-describedby": hint.id,
     oninput: () => take(number.value, number.validity.badInput),
   });
@@ -76,13 +78,14 @@ function fieldControl(settings, field) {
 
   function showSlider() {
     if (!slider) return;
-    slider.value = settings.get(name) ?? field.start;
+    slider.value = settings.get(name) ?? settings.defaults[name] ?? field.start;
     const fraction = (slider.value - min) / (max - min);
     slider.style.setProperty("--filled", `${fraction * 100}%`);
     slider.classList.toggle("unset", settings.get(name) === undefined);
   }
 
   function show() {
+    number.placeholder = settings.defaults[name] ?? field.start ?? field.placeholder;
     number.value = settings.get(name) ?? "";
     number.setAttribute("aria-invalid", "false");
     hint.textContent = help;

@@ -47,7 +47,7 @@ export class Transcript {
       prefersTokens: Boolean(this.settings.get("tokens")),
     });
     this.views.set(message.id, view);
-    view.update(this.#isRunning(message));
+    this.#updateView(view);
     return view.node;
   }
 
@@ -86,9 +86,13 @@ export class Transcript {
   #update(message) {
     const view = this.views.get(message.id);
     if (!view) return;
-    view.update(this.#isRunning(message));
+    this.#updateView(view);
     if (this.follows) this.#toEnd();
     else byId("jump").hidden = false;
+  }
+
+  #updateView(view) {
+    view.update(this.#isRunning(view.message), this.chat.progress.get(this.conversation.id));
   }
 
   #onScroll() {
