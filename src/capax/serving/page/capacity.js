@@ -1,7 +1,7 @@
 // The capacity panel: what the budget is spent on, and what is got for it.
 
 import { byId, el } from "./dom.js";
-import { bytes, count, percent, plural, rate, seconds } from "./format.js";
+import { bytes, count, duration, percent, plural, rate } from "./format.js";
 import { Sparkline } from "./sparkline.js";
 
 /** The parts of the budget, in the order of the bar: [key, label, explanation]. */
@@ -67,7 +67,7 @@ export class CapacityPanel {
       ["Model", model],
       ["Context", `${plural(context_len, "token")}, KV ${kv_type}`],
       ["Processor", `${plural(threads, "thread")}, ${isa}`],
-      ["Up", seconds(Math.max(0, Math.floor(Date.now() / 1000 - created)))],
+      ["Up", duration(Math.max(0, Date.now() / 1000 - created))],
       ["capax", version],
     ];
     this.facts.replaceChildren(...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));

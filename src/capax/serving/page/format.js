@@ -28,10 +28,16 @@ export function plural(n, noun) {
 /** 0.0312 -> "31 ms", 2.5 -> "2.50 s", 200 -> "3 min 20 s". */
 export function seconds(s) {
   if (s < 1) return `${Math.round(s * 1000)} ms`;
-  if (s < 60) return `${s.toFixed(s < 10 ? 2 : 1)} s`;
+  return s < 60 ? `${s.toFixed(s < 10 ? 2 : 1)} s` : duration(s);
+}
+
+/** 7.9 -> "7 s", 200 -> "3 min 20 s", 8000 -> "2 h 13 min", 200000 -> "2 d 7 h". */
+export function duration(s) {
   const minutes = Math.floor(s / 60);
-  if (minutes < 60) return `${minutes} min ${Math.floor(s % 60)} s`;
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  const hours = Math.floor(minutes / 60);
+  if (minutes < 1) return `${Math.floor(s)} s`;
+  if (hours < 1) return `${minutes} min ${Math.floor(s % 60)} s`;
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
 /** 41.27 -> "41.3", 412.7 -> "413". */
