@@ -15,7 +15,7 @@ export class Chat extends EventTarget {
     this.store = store;
     this.settings = settings;
     this.modelName = modelName; // a function: it is known once the server is ready
-    this.running = new Map(); // conversation id -> AbortController
+    this.running = new Map(); // conversation id -> {conversation, controller}
     this.progress = new Map(); // conversation id -> share of the prompt that is computed
     this.isLeaving = false; // what breaks now breaks because the page is left
     addEventListener("pagehide", () => {
@@ -47,7 +47,7 @@ export class Chat extends EventTarget {
 
   /** Stop the answer of a conversation; the server ends its work at the next step. */
   stop(conversation) {
-    this.running.get(conversation.id)?.abort();
+    this.running.get(conversation.id)?.controller.abort();
   }
 
   /** Write an answer to the conversation as it is. Never throws: an error is part of the message. */
@@ -56,7 +56,7 @@ export class Chat extends EventTarget {
     const message = { id: newId(), role: "assistant", content: "", finish: "" };
     conversation.messages.push(message);
     const controller = new AbortController();
-    this.running.set(conversation.id, controller);
+    this.running.set(conversation.id, { conversation, controller });
     this.store.save(conversation);
     this.#tell("start", conversation, message);
     const answer = new Answer(message);
@@ -67,7 +67,7 @@ export class Chat extends EventTarget {
         answer.take(chunk);
         this.#tell("change", conversation, message);
         if (performance.now() - savedAt > SAVE_EVERY_MS) {
-          this.store.save(conversation);
+          this.#save(conversation);
           savedAt = performance.now();
         }
       }
@@ -79,8 +79,7 @@ export class Chat extends EventTarget {
     answer.end();
     this.running.delete(conversation.id);
     this.progress.delete(conversation.id);
-    // It may have been deleted meanwhile: then it stays so.
-    if (this.store.get(conversation.id) === conversation) this.store.save(conversation);
+    this.#save(conversation);
     this.#tell("end", conversation, message);
   }
 
@@ -103,8 +102,13 @@ export class Chat extends EventTarget {
     if (progress?.total > 0) this.progress.set(id, progress.processed / progress.total);
   }
 
+  /** Save a conversation, unless it was deleted meanwhile: then it stays so. */
+  #save(conversation) {
+    if (this.store.get(conversation.id) === conversation) this.store.save(conversation);
+  }
+
   #saveRunning() {
-    for (const id of this.running.keys()) this.store.save(this.store.get(id));
+    for (const { conversation } of this.running.values()) this.#save(conversation);
   }
 
   #tell(name, conversation, message) {

@@ -17,7 +17,7 @@ export class Connection extends EventTarget {
     this.progress = null; // 0 to 1 while loading
     this.figures = null;
     this.timer = null;
-    this.isAsking = false;
+    this.asking = null; // the promise of the question under way
     document.addEventListener("visibilitychange", () => this.askNow());
   }
 
@@ -28,14 +28,13 @@ export class Connection extends EventTarget {
 
   /** Ask at once, and from then on once a second while the page can be seen. */
   async askNow() {
+    await this.asking;
     clearTimeout(this.timer);
-    if (this.isAsking || document.hidden) return;
-    this.isAsking = true;
-    try {
-      await this.#ask();
-    } finally {
-      this.isAsking = false;
-    }
+    if (document.hidden) return;
+    this.asking ??= this.#ask();
+    await this.asking;
+    this.asking = null;
+    clearTimeout(this.timer);
     this.timer = setTimeout(() => this.askNow(), this.state === "gone" ? GONE_EVERY_MS : EVERY_MS);
   }
 
@@ -57,7 +56,7 @@ export class Connection extends EventTarget {
   }
 
   #onError(error) {
-    if (error.status === 401 || error.status === 403) this.#become("locked");
+    if (error.status === 401) this.#become("locked");
     else if (error.status === 501) this.#become("mute");
     else if (error.status === 503) this.#become("loading", "", null);
     else this.#become("gone");

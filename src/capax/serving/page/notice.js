@@ -87,18 +87,20 @@ function keyForm(connection) {
     spellcheck: "false",
     required: true,
   });
+  const label = el("label", { for: "key" }, "This server asks for an API key");
   return el(
     "form",
     {
       class: "key-form",
-      onsubmit: (event) => {
+      onsubmit: async (event) => {
         event.preventDefault();
         setApiKey(input.value);
         byId("setting-key").value = input.value;
-        connection.askNow();
+        await connection.askNow();
+        if (connection.state === "locked") label.textContent = "The server does not accept this key";
       },
     },
-    el("label", { for: "key" }, "This server asks for an API key"),
+    label,
     input,
     el("button", { type: "submit", class: "button" }, "Use"),
   );

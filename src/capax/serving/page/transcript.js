@@ -43,7 +43,7 @@ export class Transcript {
   #node(message) {
     if (message.role === "user") return userNode(message, () => this.onEdit(message));
     const view = new AnswerView(message, {
-      onRetry: () => this.#retryFrom(message),
+      onRetry: () => this.#retry(message),
       prefersTokens: Boolean(this.settings.get("tokens")),
     });
     this.views.set(message.id, view);
@@ -51,11 +51,9 @@ export class Transcript {
     return view.node;
   }
 
-  #retryFrom(message) {
-    if (this.chat.isAnswering(this.conversation)) return;
-    const at = this.conversation.messages.indexOf(message);
-    this.conversation.messages.length = at + 1;
-    this.chat.retry(this.conversation);
+  #retry(message) {
+    const isLast = this.conversation.messages.at(-1) === message;
+    if (isLast && !this.chat.isAnswering(this.conversation)) this.chat.retry(this.conversation);
   }
 
   #isRunning(message) {

@@ -7,7 +7,7 @@
 // {type: "table", align: [..], head: [text], rows: [[text]]}
 
 const MAX_DEPTH = 8;
-const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([^`]*)$/;
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+(.*))?$/;
 const RULE = /^ {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
@@ -42,7 +42,7 @@ function readBlock(lines, at, depth) {
   if (fence) return readCode(lines, at, fence);
   const heading = HEADING.exec(line);
   if (heading) {
-    const text = (heading[2] ?? "").trim().replace(/[ \t]+#+$/, "");
+    const text = withoutClosingMarks((heading[2] ?? "").trim());
     return [{ type: "heading", level: heading[1].length, text }, at + 1];
   }
   if (RULE.test(line)) return [{ type: "rule" }, at + 1];
@@ -51,6 +51,13 @@ function readBlock(lines, at, depth) {
     if (ITEM.test(line)) return readList(lines, at, depth);
   }
   return isTableAt(lines, at) ? readTable(lines, at) : readParagraph(lines, at, depth);
+}
+
+/** "Title ##" -> "Title"; "C#" stays. */
+function withoutClosingMarks(text) {
+  let end = text.length;
+  while (text[end - 1] === "#") end -= 1;
+  return end === 0 || text[end - 1] === " " ? text.slice(0, end).trimEnd() : text;
 }
 
 function readCode(lines, at, [, mark, info]) {

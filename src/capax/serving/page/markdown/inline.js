@@ -7,9 +7,9 @@ import { safeUrl } from "./url.js";
 const MAX_DEPTH = 8;
 const MAX_LABEL = 400;
 const MAX_URL = 2048;
-const MAX_SPAN = 4000; // characters of emphasis or code: a closing mark is not looked for further
+const MAX_SPAN = 2000; // characters of emphasis or code: a closing mark is not looked for further
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
-const BARE_URL = /https?:\/\/[^\s<>"'`\\^{}|]+/y;
+const BARE_URL = /https?:\/\/[^\s<>"'`\\^{}|]{1,2000}/y;
 const TRAILING = /[.,;:!?'"*_~]+$/;
 const WORD = /[\p{L}\p{N}]/u;
 const MARKS = [
@@ -120,8 +120,8 @@ function readLink(text, at, depth, isImage) {
 }
 
 function readAutolink(text, at) {
-  const end = text.indexOf(">", at);
-  if (end < 0 || end - at > MAX_URL) return null;
+  const end = at + text.slice(at, at + MAX_URL).indexOf(">");
+  if (end < at) return null;
   const inner = text.slice(at + 1, end);
   const isMail = /^[^\s@<>:/]+@[^\s@<>:/]+$/.test(inner);
   if (!isMail && !/^(https?|mailto):/i.test(inner)) return null;
@@ -134,7 +134,7 @@ function readBareUrl(text, at) {
   BARE_URL.lastIndex = at;
   const match = BARE_URL.exec(text);
   if (!match) return null;
-  let address = match[0].slice(0, MAX_URL).replace(TRAILING, "");
+  let address = match[0].replace(TRAILING, "");
   if (address.endsWith(")") && !address.includes("(")) address = address.slice(0, -1);
   const url = safeUrl(address);
   return url && { node: link(url, [address]), end: at + address.length };
@@ -207,9 +207,10 @@ function link(url, content) {
   );
 }
 
-/** Return the end of the text from `at` on in which nothing can begin. */
+/** Return the end of the text from `at` on in which nothing can begin; marks that open nothing. */
 function plainRun(text, at) {
   let end = at + 1;
+  if ("*_~".includes(text[at])) while (text[end] === text[at]) end += 1;
   while (end < text.length && !/[`![<h*_~\\\n]/.test(text[end])) end += 1;
   return end;
 }
