@@ -58,7 +58,7 @@ async def read_body(request: Request, model: type[M]) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 async def read_json(request: Request, max_depth: int) -> Any:
@@ -149,7 +149,7 @@ def _field_names(model: type[BaseModel]) -> set[str]:
     return names
 
 
-def _refusal(error: ValidationError) -> ApiError:
+def refusal(error: ValidationError) -> ApiError:
     """Say the first thing that is wrong, with the path of the field as `param`."""
     first = error.errors(include_url=False, include_context=False)[0]
     path = ".".join(str(part) for part in first["loc"] if _FIELD_NAME.fullmatch(str(part)))

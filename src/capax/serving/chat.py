@@ -127,7 +127,7 @@ async def input_tokens(request: Request) -> Response:
     body = await read_body(request, ChatRequest)
     server = server_of(request)
     check_model(server, body.model)
-    shape = await _shape_of(server, body)
+    shape = await shape_for(server, body)
     ids = await conversation_ids(server, body, shape, only_counts=True)
     counted = {"object": "chat.completion.input_tokens", "input_tokens": len(ids)}
     return Response(msgspec.json.encode(counted), media_type="application/json")
@@ -135,7 +135,7 @@ async def input_tokens(request: Request) -> Response:
 
 async def prepare(server: Server, body: ChatRequest) -> Turn:
     """Return what a body asks of the engine. Raises 400 if it does not fit the context."""
-    shape = await _shape_of(server, body)
+    shape = await shape_for(server, body)
     ids = await conversation_ids(server, body, shape)
     if shape.begin is not None:
         shape = shape.begin(shape, ids)
@@ -156,7 +156,8 @@ async def prepare(server: Server, body: ChatRequest) -> Turn:
     return Turn(generation, shape)
 
 
-async def _shape_of(server: Server, body: ChatRequest) -> Shape:
+async def shape_for(server: Server, body: ChatRequest) -> Shape:
+    """Return what the body demands of the answer. Raises ApiError 400."""
     return await shape_of(server, body, partial(_template, server.llm))
 
 
