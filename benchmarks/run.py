@@ -312,8 +312,13 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run the experiments and write their results."""
-    parser = argparse.ArgumentParser(description="measure capax against its peers")
+    """Run the experiments of the engine and write their results."""
+    return run(EXPERIMENTS, "engine.json", "measure capax against its peers")
+
+
+def run(experiments: dict[str, Experiment], file: str, what: str) -> int:
+    """Run experiments as the command line says, and write their results to `file`."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--model", default="smollm2-135m", help="a pulled name or a GGUF file")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--files", type=Path, default=Path("build/bench"), help="peers' weights")
@@ -321,15 +326,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="alternations, at least 5")
     parser.add_argument("--text", type=Path, help="text for perplexity, e.g. WikiText-2 validation")
     parser.add_argument("--windows", type=int, default=40, help="512-token windows of the text")
-    parser.add_argument("--only", action="append", choices=list(EXPERIMENTS))
+    parser.add_argument("--only", action="append", choices=list(experiments))
     options = parser.parse_args()
     if options.rounds < 5:
         parser.error("fewer than 5 alternations are no measurement")
     files = prepare(options.model, find_model(options.model), options.files)
     settings = Settings(options.threads, options.rounds, options.windows, options.text)
-    names = options.only or [n for n in EXPERIMENTS if n != "perplexity" or options.text]
+    names = options.only or [n for n in experiments if n != "perplexity" or options.text]
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "engine.json"
+    path = options.out / file
     results = json.loads(path.read_text())["experiments"] if path.exists() else {}
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -345,7 +350,7 @@ def main() -> int:
         busy = about["machine"]["busy_share_before"]
         if busy > QUIET:
             print(f"others keep {busy:.0%} of the cores busy: not a measurement", file=sys.stderr)
-        results[name] = about | EXPERIMENTS[name](files, settings)
+        results[name] = about | experiments[name](files, settings)
         write_json(path, {"experiments": results})
     return 0
 

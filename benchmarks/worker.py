@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers.base import Peer, Probing, peak_rss_bytes
+from benchmarks.peers.base import Batching, Peer, Probing, peak_rss_bytes
 
 ENGINES = ("capax", "llama_cpp", "ctranslate2_int8")
 
@@ -26,16 +26,37 @@ def load(engine: str, model: str, threads: int, context: int, options: dict[str,
     if engine == "capax":
         from benchmarks.peers.capax_engine import Capax
 
-        return Capax(model, threads, context, kv=options.get("kv", "f16"))
+        kv, sequences = options.get("kv", "f16"), int(options.get("sequences", 1))
+        return Capax(model, threads, context, kv=kv, sequences=sequences)
     if engine == "llama_cpp":
         from benchmarks.peers.llama_cpp import LlamaCpp
 
         flash = options.get("flash_attention", "on") == "on"
-        kv = options.get("kv", "f16")
-        return LlamaCpp(Path(model), threads, context, kv=kv, flash_attention=flash)
+        kv, sequences = options.get("kv", "f16"), int(options.get("sequences", 1))
+        return LlamaCpp(
+            Path(model), threads, context, kv=kv, flash_attention=flash, sequences=sequences
+        )
     from benchmarks.peers.ctranslate2_int8 import CTranslate2Int8
 
     return CTranslate2Int8(Path(model), threads, context)
+
+
+def batch(peer: Peer, request: dict[str, int]) -> float:
+    """Decode several sequences in one step."""
+    if not isinstance(peer, Batching):
+        raise ValueError(f"{peer.version()} has no call for a step of several sequences")
+    return peer.batch(request["n_sequences"], request["n_tokens"], request["depth"])
+
+
+def generate(peer: Peer, request: dict[str, int]) -> float:
+    """Answer whole requests; only capax is asked to."""
+    from benchmarks.peers.capax_engine import Capax
+
+    if not isinstance(peer, Capax):
+        raise ValueError("only capax answers whole requests here")
+    return peer.generate(
+        request["n_prompts"], request["n_choices"], request["prompt"], request["n_tokens"]
+    )
 
 
 def main() -> int:
@@ -59,6 +80,10 @@ def main() -> int:
             answer: dict[str, float | str] = {"seconds": peer.prefill(request["n_tokens"])}
         elif request["do"] == "decode":
             answer = {"seconds": peer.decode(request["n_tokens"], request["depth"])}
+        elif request["do"] == "batch":
+            answer = {"seconds": batch(peer, request)}
+        elif request["do"] == "generate":
+            answer = {"seconds": generate(peer, request)}
         elif request["do"] == "probe":
             answer = {**peer.probe(request["nbytes"])} if isinstance(peer, Probing) else {}
         else:

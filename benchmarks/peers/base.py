@@ -19,6 +19,13 @@ def prompt_ids(n_tokens: int) -> list[int]:
     return [FIRST_ID + (i * STRIDE) % N_IDS for i in range(n_tokens)]
 
 
+def batch_ids(n_sequences: int, n_tokens: int) -> list[list[int]]:
+    """Return distinct sequences of ordinary token ids, the same on every call."""
+    return [
+        [FIRST_ID + (i + j * STRIDE) % N_IDS for j in range(n_tokens)] for i in range(n_sequences)
+    ]
+
+
 class Peer(Protocol):
     """One loaded model in one engine."""
 
@@ -32,6 +39,18 @@ class Peer(Protocol):
 
     def version(self) -> str:
         """Return the name and version of the engine with the settings that matter."""
+        ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """An engine that decodes several sequences in one step."""
+
+    def batch(self, n_sequences: int, n_tokens: int, depth: int) -> float:
+        """Return the seconds for `n_tokens` steps that each decode one token of every sequence.
+
+        Each sequence begins with `depth` tokens of its own.
+        """
         ...
 
 

@@ -5,16 +5,28 @@ The same work as llama-bench: given tokens, logits of each decoded one, nothing 
 
 from __future__ import annotations
 
+import time
+
 import capax
-from capax import LLM, _native
+from benchmarks.peers.base import prompt_ids
+from capax import LLM, SamplingParams, _native
 
 
 class Capax:
     """A GGUF file in capax."""
 
-    def __init__(self, model: str, threads: int, context: int, *, kv: str = "f16") -> None:
-        """Load `model` with room for `context` tokens."""
-        self._llm = LLM(model, threads=threads, ctx_size=context, kv=kv)
+    def __init__(
+        self, model: str, threads: int, context: int, *, kv: str = "f16", sequences: int = 1
+    ) -> None:
+        """Load `model` with room for `sequences` of `context` tokens."""
+        self._llm = LLM(
+            model,
+            threads=threads,
+            ctx_size=context,
+            kv=kv,
+            n_sequences=sequences,
+            parallel=sequences,
+        )
         self._settings = f"kv={kv} isa={self._llm.isa}"
         self.prefill(8)
 
@@ -25,6 +37,30 @@ class Capax:
     def decode(self, n_tokens: int, depth: int) -> float:
         """Return the seconds for `n_tokens` single-token steps after `depth` tokens of context."""
         return self._llm.bench_decode(n_tokens, depth)
+
+    def batch(self, n_sequences: int, n_tokens: int, depth: int) -> float:
+        """Return the seconds for `n_tokens` steps that each decode one token of every sequence."""
+        return self._llm.bench_batch(n_sequences, n_tokens, depth)
+
+    def generate(self, n_prompts: int, n_choices: int, prompt: int, n_tokens: int) -> float:
+        """Return the seconds in which the whole engine answers prompts of `prompt` tokens.
+
+        Nothing of an earlier call is reused, and nothing of one prompt for another: each has
+        a namespace of its own, so that equal prompts are computed as often as they are asked.
+        """
+        llm, params = (
+            self._llm,
+            SamplingParams(n=n_choices, max_tokens=n_tokens, ignore_eos=True, seed=1),
+        )
+        llm.close()
+        requests = [llm.request(prompt_ids(prompt), params) for _ in range(n_prompts)]
+        started = time.perf_counter()
+        for number, request in enumerate(requests):
+            request.tenant = str(number)
+            llm.engine.submit(request)
+        while not all(request.is_finished for request in requests):
+            llm.engine.step()
+        return time.perf_counter() - started
 
     def probe(self, nbytes: int, seconds: float = 0.5) -> dict[str, float]:
         """Return the best the machine does now: reading `nbytes` over and over, int8 dot products.

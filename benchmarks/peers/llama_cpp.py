@@ -12,7 +12,7 @@ from pathlib import Path
 
 import llama_cpp as api
 
-from benchmarks.peers.base import prompt_ids
+from benchmarks.peers.base import batch_ids, prompt_ids
 
 KV_TYPES = {"f16": api.GGML_TYPE_F16, "f32": api.GGML_TYPE_F32, "q8_0": api.GGML_TYPE_Q8_0}
 
@@ -33,8 +33,9 @@ class LlamaCpp:
         *,
         kv: str = "f16",
         flash_attention: bool = True,
+        sequences: int = 1,
     ) -> None:
-        """Load `path` with room for `context` tokens; raise RuntimeError when it cannot."""
+        """Load `path` with room for `sequences` of `context` tokens, or raise RuntimeError."""
         api.llama_log_set(ignore_log, ctypes.c_void_p(0))
         api.llama_backend_init()
         model_params = api.llama_model_default_params()
@@ -43,7 +44,8 @@ class LlamaCpp:
         if not self._model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         params = api.llama_context_default_params()
-        params.n_ctx = context
+        params.n_ctx = context * sequences
+        params.n_seq_max = sequences
         params.n_batch = params.n_ubatch = 512
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv]
@@ -94,6 +96,42 @@ class LlamaCpp:
         for token in ids:
             self._run([token])
         return time.perf_counter() - started
+
+    def batch(self, n_sequences: int, n_tokens: int, depth: int) -> float:
+        """Return the seconds for `n_tokens` steps that each decode one token of every sequence."""
+        ids = batch_ids(n_sequences, depth + n_tokens)
+        api.llama_memory_clear(self._memory, True)
+        batch = api.llama_batch_init(512, 0, 1)
+        try:
+            for sequence in range(n_sequences):
+                entries = [(ids[sequence][i], i, sequence) for i in range(depth)]
+                for begin in range(0, depth, 512):
+                    self._decode(batch, entries[begin : begin + 512], logits=False)
+            api.llama_synchronize(self._context)
+            started = time.perf_counter()
+            for step in range(depth, depth + n_tokens):
+                entries = [(ids[i][step], step, i) for i in range(n_sequences)]
+                self._decode(batch, entries, logits=True)
+                api.llama_synchronize(self._context)
+            return time.perf_counter() - started
+        finally:
+            api.llama_batch_free(batch)
+            self._depth = -1  # what the cache holds is no prompt of the other measurements
+
+    def _decode(
+        self, batch: api.llama_batch, entries: list[tuple[int, int, int]], *, logits: bool
+    ) -> None:
+        """Run (token, position, sequence) entries as one batch."""
+        batch.n_tokens = len(entries)
+        for i, (token, position, sequence) in enumerate(entries):
+            batch.token[i] = token
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = logits
+        code = api.llama_decode(self._context, batch)
+        if code != 0:
+            raise RuntimeError(f"llama_decode of {len(entries)} tokens returned {code}")
 
     def version(self) -> str:
         """Return the version of the package with the settings that matter."""

@@ -333,6 +333,25 @@ class LLM:
         """Seconds to decode `n_tokens` one by one, nothing sampled, after `depth` cached ones."""
         return self._bench(n_tokens, depth, 1)
 
+    def bench_batch(self, n_sequences: int, n_tokens: int, depth: int) -> float:
+        """Seconds to decode `n_tokens` of each of several sequences together, nothing sampled.
+
+        Each begins with `depth` tokens of its own. Raises CapacityError if they do not fit.
+        """
+        rng = np.random.default_rng(self.seed)
+        ids = rng.integers(0, self.config.vocab_size, (n_sequences, depth + n_tokens)).tolist()
+        everyone = range(n_sequences)
+        with self.contexts(n_sequences, depth + n_tokens) as contexts:
+            for i in everyone:
+                for begin in range(0, depth, self._model.max_tokens):
+                    contexts.extend(
+                        [(i, ids[i][begin : min(begin + self._model.max_tokens, depth)])]
+                    )
+            started = time.perf_counter()
+            for step in range(depth, depth + n_tokens):
+                contexts.extend([(i, ids[i][step : step + 1]) for i in everyone])
+            return time.perf_counter() - started
+
     # --- inside -------------------------------------------------------------------------
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
