@@ -285,6 +285,19 @@ async def test_what_cannot_be_answered_is_refused_naming_the_field(
     assert (await refused(client, **body))["param"] == param
 
 
+async def test_more_choices_than_run_at_a_time_are_refused(
+    client: httpx2.AsyncClient, tiny_llm: LLM
+) -> None:
+    too_many = tiny_llm.plan.logit_rows + 1
+    for body in ({"n": too_many}, {"best_of": too_many}):
+        error = await refused(client, **body)
+        assert [error["param"]] == list(body)
+        assert f"is {too_many} but at most {too_many - 1}" in error["message"]
+        assert "--parallel" in error["message"]
+    answer = await complete(client, prompt=PROMPT, n=too_many - 1)
+    assert len(answer["choices"]) == too_many - 1
+
+
 async def test_unknown_tokens_and_contradictions_are_refused(client: httpx2.AsyncClient) -> None:
     await refused(client, logit_bias={"320": 1})
     await refused(client, stop_token_ids=[320])

@@ -60,6 +60,14 @@ def sampling_params(
     values.setdefault("seed", secrets.randbits(63))
     params = SamplingParams(max_tokens=max_tokens, **values)
     params.check_vocabulary(server.llm.config.vocab_size)
+    most = server.llm.plan.logit_rows
+    if params.n > most:
+        name = "n" if params.n == fields.n else "best_of"
+        raise invalid(
+            f"{name} is {params.n} but at most {most} choices run at a time; lower it or start the "
+            "server with a larger --parallel",
+            param=name,
+        )
     return params
 
 
