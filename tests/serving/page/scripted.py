@@ -37,6 +37,7 @@ class Script:
     answers: list[list[str]] = field(default_factory=lambda: [["Hello", " there."]])
     logprobs: list[Logprobs] | None = None
     pause_s: float = 0.0  # between two chunks
+    reasoning: str = ""  # before the answer
     progress: list[int] = field(default_factory=list)  # of 100 prompt tokens, before the answer
     holds: bool = False  # after its chunks an answer stays open until it is left
     error: tuple[int, dict[str, Any]] | None = None  # of the next request
@@ -134,6 +135,8 @@ async def _watched(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]
 
 async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
     yield _delta({"role": "assistant", "content": ""})
+    if script.reasoning:
+        yield _delta({"reasoning_content": script.reasoning})
     wants_logprobs = body.get("logprobs", False)
     for processed in script.progress:
         progress = {"total": 100, "processed": processed, "cache": 0, "time_ms": 1}

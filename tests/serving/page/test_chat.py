@@ -65,6 +65,36 @@ def test_a_long_prompt_shows_how_far_it_is(page: Any, script: Script) -> None:
     assert "stopped by you" in answered(page).inner_text()
 
 
+def test_reasoning_is_folded_away_and_not_sent_back(page: Any, script: Script) -> None:
+    script.reasoning = "Let me think."
+    ask(page, "why?")
+    reasoning = answered(page).locator(".reasoning")
+    assert reasoning.get_by_text("Let me think.").is_hidden()
+    reasoning.get_by_text("Reasoning").click()
+    assert reasoning.get_by_text("Let me think.").is_visible()
+    ask(page, "and?")
+    answered(page, 2)
+    assert "think" not in json.dumps(script.requests[1]["messages"])
+
+
+def test_only_the_last_answer_can_be_written_again(page: Any, script: Script) -> None:
+    for n in (1, 2):
+        ask(page, f"question {n}")
+        answered(page, n)
+    again = page.get_by_role("button", name="Answer again")
+    assert again.count() == 1  # those that are not shown have no role
+    script.say(["Another."])
+    again.click()
+    page.locator(".prose", has_text="Another.").wait_for()
+    assert page.locator(".message").count() == 4
+
+
+def test_what_is_being_written_survives_a_reload(page: Any) -> None:
+    page.fill("#prompt", "half a thought")
+    page.reload()
+    assert page.locator("#prompt").input_value() == "half a thought"
+
+
 def test_a_reload_keeps_the_conversation(page: Any, script: Script) -> None:
     script.say(["Kept **text**."])
     ask(page, "remember this")
@@ -160,7 +190,7 @@ def test_an_error_in_mid_stream_keeps_what_was_written(page: Any, script: Script
     ask(page, "hello")
     answer = answered(page)
     assert "Hello there." in answer.inner_text()
-    assert "the engine has stopped" in answer.inner_text()
+    assert "The engine has stopped" in answer.inner_text()
 
 
 def test_conversations_are_made_renamed_deleted_and_brought_back(page: Any, script: Script) -> None:

@@ -61,7 +61,7 @@ def test_a_server_with_keys_asks_for_one_and_gets_it_with_every_request(
     with watched_page(browser, origin) as page:
         page.get_by_label("This server asks for an API key").fill("wrong")
         page.keyboard.press("Enter")
-        page.get_by_label("This server asks for an API key").fill("open-sesame")
+        page.get_by_label("The server does not accept this key").fill("open-sesame")
         page.get_by_role("button", name="Use").click()
         page.wait_for_selector("#server[data-state=ready]")
         ask(page, "hello")

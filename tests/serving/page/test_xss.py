@@ -81,7 +81,7 @@ def test_every_prefix_of_every_payload_is_harmless(page: Any) -> None:
     check(page)
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 7, 10_000])
+@pytest.mark.parametrize("width", [1, 3, 10_000])
 def test_streamed_payloads_stay_text_and_from_history_too(
     page: Any, script: Script, width: int
 ) -> None:

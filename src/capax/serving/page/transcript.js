@@ -20,6 +20,8 @@ export class Transcript {
     this.list = byId("transcript");
     this.scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     byId("jump").addEventListener("click", () => this.#toEnd());
+    // A notice above or a longer message below makes it smaller.
+    new ResizeObserver(() => this.follows && this.#toEnd()).observe(this.scroller);
     chat.addEventListener("start", ({ detail }) => this.#onNews(detail));
     chat.addEventListener("change", ({ detail }) => this.#onChange(detail));
     chat.addEventListener("end", ({ detail }) => this.#onEnd(detail));
