@@ -93,12 +93,13 @@ def test_sigterm_under_load_lets_streams_finish(tiny_model: Path) -> None:
         plain = ask(process.port, max_tokens=100)
         for stream in streams:
             assert stream.recv(1)  # it has begun
+        process.send(signal.SIGHUP)  # ends nothing
         process.send(signal.SIGTERM)
         answers = [everything(stream) for stream in streams]
         assert all(b"data: [DONE]" in answer for answer in answers)
         assert not any(b'"error"' in answer for answer in answers)
         assert status(read_response(plain)) == 200
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises(ConnectionError):
             connect(process.port)
         assert process.wait() == 0
         assert '"event": "draining"' in process.log
@@ -126,7 +127,7 @@ def test_the_second_signal_leaves_at_once(tiny_model: Path) -> None:
         stream = ask(process.port, stream=True, n=8, logprobs=20)
         assert stream.recv(1)
         process.send(signal.SIGTERM)
-        with contextlib.suppress(ConnectionRefusedError):
+        with contextlib.suppress(ConnectionError):
             while True:  # the first has been heard when nobody new is let in
                 connect(process.port).close()
                 time.sleep(0.01)

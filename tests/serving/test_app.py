@@ -90,3 +90,22 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tiny_llm: LLM) -> None:
     with live(tiny_llm, load) as server:
         server.listener.stop()
     assert isinstance(server.server.failure, OSError)
+
+
+async def test_a_server_that_is_still_loading_ends_without_waiting_for_the_weights(
+    tiny_llm: LLM,
+) -> None:
+    may_finish, has_finished = threading.Event(), threading.Event()
+
+    def load(progress: Progress) -> LLM:
+        progress.enter("weights", 0.25)
+        may_finish.wait()
+        has_finished.set()
+        return tiny_llm
+
+    async with running_client(tiny_llm, load) as (_, server):
+        await until(lambda: server.progress.phase == "weights")
+    assert not has_finished.is_set()
+    may_finish.set()
+    await until(has_finished.is_set)
+    assert not server.has_model

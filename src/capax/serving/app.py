@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +13,20 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import capax
+from capax.serving import (
+    capacity,
+    chat,
+    completions,
+    embeddings,
+    health,
+    listing,
+    messages,
+    page,
+    rerank,
+    responses,
+    status,
+    tokenize,
+)
 from capax.serving.auth import KeyGuard
 from capax.serving.config import ServerConfig
 from capax.serving.document import openapi_document
@@ -27,18 +39,18 @@ from capax.serving.state import Load, Server
 
 # Each has a `router`; one with paths that need no key names them in OPEN_PATHS.
 ROUTE_MODULES = (
-    "health",
-    "listing",
-    "capacity",
-    "status",
-    "completions",
-    "chat",
-    "tokenize",
-    "responses",
-    "messages",
-    "embeddings",
-    "rerank",
-    "page",
+    health,
+    listing,
+    capacity,
+    status,
+    completions,
+    chat,
+    tokenize,
+    responses,
+    messages,
+    embeddings,
+    rerank,
+    page,
 )
 
 
@@ -64,10 +76,7 @@ def create_app(config: ServerConfig, load: Load) -> FastAPI:
     )
     app.state.server = server
     open_paths: set[str] = set()
-    for name in ROUTE_MODULES:
-        if find_spec(f"capax.serving.{name}") is None:
-            continue
-        module = import_module(f"capax.serving.{name}")
+    for module in ROUTE_MODULES:
         app.include_router(module.router)
         open_paths.update(getattr(module, "OPEN_PATHS", ()))
     if is_loopback(config.host):

@@ -50,6 +50,8 @@ def serve(
     listener.run(handles_signals=True)
     if server.failure is not None:
         raise server.failure
+    if not server.loaded.is_set():
+        os._exit(0)  # weights are still coming, and an orderly exit would wait for them
     return 0
 
 

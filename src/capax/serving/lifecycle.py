@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from capax.serving.errors import ApiError
 from capax.serving.logs import log_failure
 from capax.serving.state import Load, Models, Server
+
+if TYPE_CHECKING:
+    from capax import LLM
 
 WATCH_S = 0.2
 POLL_S = 0.02
@@ -32,7 +37,7 @@ async def _keep(server: Server, load: Load, stack: AsyncExitStack) -> None:
     from capax.engine.runner import Runner
 
     try:
-        loaded = await asyncio.to_thread(load, server.progress)
+        loaded = await _loaded(server, load)
         models = loaded if isinstance(loaded, Models) else Models(loaded)
         runner = None
         if models.llm is not None:
@@ -48,6 +53,32 @@ async def _keep(server: Server, load: Load, stack: AsyncExitStack) -> None:
         await asyncio.sleep(WATCH_S)
     log_failure(runner.error)
     server.fail(runner.error)
+
+
+async def _loaded(server: Server, load: Load) -> LLM | Models:
+    """Load in a thread that nobody waits for: weights cannot be told to stop coming."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[LLM | Models] = loop.create_future()
+
+    def settle(loaded: LLM | Models | None, error: Exception | None) -> None:
+        if result.done():  # cancelled: the server is going
+            return
+        if error is not None:
+            result.set_exception(error)
+        elif loaded is not None:
+            result.set_result(loaded)
+
+    def run() -> None:
+        loaded, failure = None, None
+        try:
+            loaded = load(server.progress)
+        except Exception as error:  # noqa: BLE001  # a border: raised where it is awaited
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, loaded, failure)
+
+    threading.Thread(target=run, name="capax-load", daemon=True).start()
+    return await result
 
 
 async def drain(server: Server) -> None:

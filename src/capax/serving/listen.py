@@ -1,7 +1,7 @@
 """The listener: uvicorn with our protocol, our signals and our way to stop.
 
 The first SIGTERM or Ctrl-C closes the socket, lets what is running finish and ends; a second
-one leaves at once.
+one leaves at once. A terminal that goes away (SIGHUP) ends nothing.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Listener:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             yield
         finally:
