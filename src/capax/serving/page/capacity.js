@@ -8,7 +8,11 @@ import { Sparkline } from "./sparkline.js";
 const PARTS = [
   ["weights", "Weights", "The model's matrices, packed for this machine"],
   ["kv_used", "KV in use", "Context of the requests that are running"],
-  ["kv_cached", "KV kept for reuse", "Context of earlier requests: the same beginning is not computed again"],
+  [
+    "kv_cached",
+    "KV kept for reuse",
+    "Context of earlier requests: the same beginning is not computed again",
+  ],
   ["kv_free", "KV ready", "Pages reserved for context, empty now"],
   ["scratch", "Scratch", "Activations and logits of a step"],
   ["other", "Other", "Tokenizer, interpreter and libraries"],
@@ -26,7 +30,14 @@ export class CapacityPanel {
     this.facts = el("dl", { class: "facts" });
     byId("capacity").replaceChildren(
       this.memory.node,
-      el("div", { class: "gauges" }, this.speed.node, this.prefill.node, this.requests.node, this.reuse.node),
+      el(
+        "div",
+        { class: "gauges" },
+        this.speed.node,
+        this.prefill.node,
+        this.requests.node,
+        this.reuse.node,
+      ),
       this.facts,
     );
     byId("capacity").classList.add("empty");
@@ -46,8 +57,11 @@ export class CapacityPanel {
     const { generation, prompt } = this.#rates(figures);
     this.speed.show(generation, rate(generation), `${count(figures.tokens.generation)} in all`);
     this.prefill.show(prompt, rate(prompt), `${count(figures.tokens.prompt)} in all`);
-    this.requests.show(requests.running + requests.waiting, count(requests.running),
-      requests.waiting ? `${count(requests.waiting)} queued` : "none queued");
+    this.requests.show(
+      requests.running + requests.waiting,
+      count(requests.running),
+      requests.waiting ? `${count(requests.waiting)} queued` : "none queued",
+    );
     const hit = prefix.query_tokens ? prefix.hit_tokens / prefix.query_tokens : 0;
     this.reuse.show(hit, percent(hit, 0), `${plural(prefix.hit_tokens, "token")} saved`);
     this.#showFacts(figures);
@@ -70,7 +84,9 @@ export class CapacityPanel {
       ["Up", duration(Math.max(0, Date.now() / 1000 - created))],
       ["capax", version],
     ];
-    this.facts.replaceChildren(...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+    this.facts.replaceChildren(
+      ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
+    );
   }
 }
 
@@ -104,10 +120,20 @@ class MemoryBar {
     this.parts = PARTS.map(([key, label, help]) => {
       const segment = el("span", { class: `segment ${key}`, title: help });
       const size = el("span", { class: "number" });
-      const row = el("li", { title: help }, el("i", { class: `swatch ${key}` }), el("span", {}, label), size);
+      const row = el(
+        "li",
+        { title: help },
+        el("i", { class: `swatch ${key}` }),
+        el("span", {}, label),
+        size,
+      );
       return { key, label, segment, size, row };
     });
-    this.bar = el("div", { class: "memory-bar", role: "img" }, ...this.parts.map(({ segment }) => segment));
+    this.bar = el(
+      "div",
+      { class: "memory-bar", role: "img" },
+      ...this.parts.map(({ segment }) => segment),
+    );
     this.node = el(
       "div",
       { class: "memory" },
@@ -123,7 +149,8 @@ class MemoryBar {
     const sizes = sizesOf(memory);
     const taken = limit - sizes.free;
     this.headline.replaceChildren(
-      el("strong", {}, bytes(taken)), ` planned of ${bytes(limit)}`,
+      el("strong", {}, bytes(taken)),
+      ` planned of ${bytes(limit)}`,
       el("span", { class: "measured" }, `${bytes(memory.resident_bytes)} resident now`),
     );
     for (const { key, segment, size, row } of this.parts) {

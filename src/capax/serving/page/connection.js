@@ -43,7 +43,11 @@ export class Connection extends EventTarget {
       if (!this.isReady) {
         const { status, phase, progress } = await readiness();
         if (status !== "ready") {
-          this.#become(["loading", "draining", "failed"].includes(status) ? status : "gone", phase, progress);
+          this.#become(
+            ["loading", "draining", "failed"].includes(status) ? status : "gone",
+            phase,
+            progress,
+          );
           return;
         }
       }

@@ -25,7 +25,14 @@ export function icon(name) {
 export function iconButton(name, label, onclick, attributes = {}) {
   return el(
     "button",
-    { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...attributes },
+    {
+      type: "button",
+      class: "icon-button",
+      "aria-label": label,
+      title: label,
+      onclick,
+      ...attributes,
+    },
     icon(name),
   );
 }

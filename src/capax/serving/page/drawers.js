@@ -4,7 +4,10 @@
 import { byId } from "./dom.js";
 
 const NAME = "capax.folded";
-const NARROW = { sidebar: matchMedia("(max-width: 760px)"), panel: matchMedia("(max-width: 1080px)") };
+const NARROW = {
+  sidebar: matchMedia("(max-width: 760px)"),
+  panel: matchMedia("(max-width: 1080px)"),
+};
 
 export class Drawers {
   constructor() {
@@ -12,7 +15,9 @@ export class Drawers {
     this.over = null; // the one that lies over the chat
     for (const name of Object.keys(NARROW)) {
       byId(`toggle-${name}`).addEventListener("click", () => this.toggle(name));
-      document.querySelector(`[data-close="${name}"]`).addEventListener("click", () => this.close());
+      document
+        .querySelector(`[data-close="${name}"]`)
+        .addEventListener("click", () => this.close());
       NARROW[name].addEventListener("change", () => {
         this.over = null;
         this.#show();

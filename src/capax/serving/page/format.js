@@ -37,7 +37,9 @@ export function duration(s) {
   const hours = Math.floor(minutes / 60);
   if (minutes < 1) return `${Math.floor(s)} s`;
   if (hours < 1) return `${minutes} min ${Math.floor(s % 60)} s`;
-  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
+  return hours < 48
+    ? `${hours} h ${minutes % 60} min`
+    : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
 /** 41.27 -> "41.3", 412.7 -> "413". */

@@ -97,7 +97,9 @@ const tokensToggle = byId("tokens-toggle");
 function showTokensToggle() {
   tokensToggle.setAttribute("aria-pressed", String(Boolean(settings.get("tokens"))));
 }
-tokensToggle.addEventListener("click", () => settings.set("tokens", !settings.get("tokens") || undefined));
+tokensToggle.addEventListener("click", () =>
+  settings.set("tokens", !settings.get("tokens") || undefined),
+);
 settings.addEventListener("change", showTokensToggle);
 showTokensToggle();
 

@@ -33,7 +33,12 @@ export class AnswerView {
     this.tokens = new TokensView();
     this.body = el("div", { class: "answer-body" });
     this.foot = el("div", { class: "answer-foot" });
-    this.node = el("article", { class: "message assistant", "aria-label": "Answer" }, this.body, this.foot);
+    this.node = el(
+      "article",
+      { class: "message assistant", "aria-label": "Answer" },
+      this.body,
+      this.foot,
+    );
   }
 
   /** Show the message as it is now; `progress`: the share of the prompt that is computed. */
@@ -63,22 +68,35 @@ export class AnswerView {
     const { message } = this;
     const tools = el("div", { class: "message-tools" });
     if (message.content) tools.append(copyButton("Copy answer", () => message.content));
-    if (!message.error) tools.append(iconButton("retry", "Answer again", this.onRetry, { class: "icon-button retry" }));
+    if (!message.error)
+      tools.append(
+        iconButton("retry", "Answer again", this.onRetry, { class: "icon-button retry" }),
+      );
     if (hasTokens) tools.append(this.#tokensSwitch());
     this.foot.replaceChildren(tools, statsLine(message));
   }
 
   #tokensSwitch() {
     const [name, label] = this.showsTokens ? ["text", "Show as text"] : ["tokens", "Show tokens"];
-    return iconButton(name, label, () => {
-      this.showsTokens = !this.showsTokens;
-      this.update(this.isRunning);
-      this.foot.querySelector(`[data-switch]`)?.focus();
-    }, { "data-switch": true });
+    return iconButton(
+      name,
+      label,
+      () => {
+        this.showsTokens = !this.showsTokens;
+        this.update(this.isRunning);
+        this.foot.querySelector(`[data-switch]`)?.focus();
+      },
+      { "data-switch": true },
+    );
   }
 
   #reasoning() {
-    this.details ??= el("details", { class: "reasoning" }, el("summary", {}, "Reasoning"), el("div", { dir: "auto" }));
+    this.details ??= el(
+      "details",
+      { class: "reasoning" },
+      el("summary", {}, "Reasoning"),
+      el("div", { dir: "auto" }),
+    );
     this.details.lastChild.textContent = this.message.reasoning;
     return this.details;
   }
@@ -113,14 +131,22 @@ function statsLine({ stats, finish }) {
 }
 
 function waiting(progress) {
-  return el("div", { class: "waiting", role: "status", "aria-label": "Waiting for the first token" },
-    el("i"), el("i"), el("i"),
-    progress > 0 && progress < 1 && el("span", {}, `Reading the conversation · ${percent(progress, 0)}`));
+  return el(
+    "div",
+    { class: "waiting", role: "status", "aria-label": "Waiting for the first token" },
+    el("i"),
+    el("i"),
+    el("i"),
+    progress > 0 &&
+      progress < 1 &&
+      el("span", {}, `Reading the conversation · ${percent(progress, 0)}`),
+  );
 }
 
 /** Replace the children only where they differ: a node that stays keeps its state. */
 function setChildren(node, children) {
   const isSame =
-    node.childNodes.length === children.length && children.every((child, i) => node.childNodes[i] === child);
+    node.childNodes.length === children.length &&
+    children.every((child, i) => node.childNodes[i] === child);
   if (!isSame) node.replaceChildren(...children);
 }

@@ -20,8 +20,7 @@ export function watchConnection(connection) {
   const show = () => {
     const { state, figures } = connection;
     byId("server").dataset.state = state;
-    byId("server-text").textContent =
-      state === "ready" && figures ? figures.model : SHORT[state];
+    byId("server-text").textContent = state === "ready" && figures ? figures.model : SHORT[state];
     showNotice(connection);
   };
   connection.addEventListener("change", show);
@@ -56,7 +55,11 @@ function noticeContent(connection) {
     case "gone":
       return [
         el("span", {}, "The server does not answer. Trying again…"),
-        el("button", { type: "button", class: "text-button", onclick: () => connection.askNow() }, "Now"),
+        el(
+          "button",
+          { type: "button", class: "text-button", onclick: () => connection.askNow() },
+          "Now",
+        ),
       ];
     case "locked":
       return [keyForm(connection)];
@@ -97,7 +100,8 @@ function keyForm(connection) {
         setApiKey(input.value);
         byId("setting-key").value = input.value;
         await connection.askNow();
-        if (connection.state === "locked") label.textContent = "The server does not accept this key";
+        if (connection.state === "locked")
+          label.textContent = "The server does not accept this key";
       },
     },
     label,

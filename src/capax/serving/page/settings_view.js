@@ -33,7 +33,12 @@ export function showSettings(settings, onKey) {
     "Reset to defaults",
   );
   byId("settings").replaceChildren(
-    el("div", { class: "setting" }, el("label", { for: "setting-system" }, "System prompt"), system),
+    el(
+      "div",
+      { class: "setting" },
+      el("label", { for: "setting-system" }, "System prompt"),
+      system,
+    ),
     ...controls.map(({ node }) => node),
     el("div", { class: "setting-foot" }, reset),
     keyControl(onKey),

@@ -29,7 +29,9 @@ export class Sidebar extends EventTarget {
 
   #show() {
     if (this.renaming) return;
-    const focused = this.list.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    const focused = this.list.contains(document.activeElement)
+      ? document.activeElement.dataset.focus
+      : null;
     const nodes = [];
     let group = null;
     for (const entry of this.store.list()) {
@@ -66,9 +68,15 @@ export class Sidebar extends EventTarget {
       el(
         "span",
         { class: "row-tools" },
-        iconButton("edit", `Rename “${title}”`, () => this.#rename(id, row), { "data-focus": `rename ${id}` }),
-        iconButton("download", `Export “${title}”`, () => this.#export(id), { "data-focus": `export ${id}` }),
-        iconButton("trash", `Delete “${title}”`, () => this.#delete(id), { "data-focus": `delete ${id}` }),
+        iconButton("edit", `Rename “${title}”`, () => this.#rename(id, row), {
+          "data-focus": `rename ${id}`,
+        }),
+        iconButton("download", `Export “${title}”`, () => this.#export(id), {
+          "data-focus": `export ${id}`,
+        }),
+        iconButton("trash", `Delete “${title}”`, () => this.#delete(id), {
+          "data-focus": `delete ${id}`,
+        }),
       ),
     );
     return row;
@@ -82,7 +90,12 @@ export class Sidebar extends EventTarget {
     const conversation = this.store.get(id);
     if (!conversation) return;
     this.renaming = id;
-    const input = el("input", { class: "rename", "aria-label": "New title", maxlength: "120", dir: "auto" });
+    const input = el("input", {
+      class: "rename",
+      "aria-label": "New title",
+      maxlength: "120",
+      dir: "auto",
+    });
     input.value = conversation.title;
     const end = (isKept) => {
       if (this.renaming !== id) return;
@@ -130,7 +143,10 @@ export class Sidebar extends EventTarget {
   }
 
   #exportAll() {
-    const all = this.store.list().map(({ id }) => this.store.get(id)).filter(Boolean);
+    const all = this.store
+      .list()
+      .map(({ id }) => this.store.get(id))
+      .filter(Boolean);
     download("capax-conversations.json", "application/json", JSON.stringify(all, null, 2));
   }
 }

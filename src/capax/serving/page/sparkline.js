@@ -16,7 +16,12 @@ export class Sparkline {
     this.line = svg("path", { class: "spark-line" });
     this.node = svg(
       "svg",
-      { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" },
+      {
+        class: "spark",
+        viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+        preserveAspectRatio: "none",
+        role: "img",
+      },
       this.area,
       this.line,
     );
@@ -34,6 +39,9 @@ export class Sparkline {
       return `${(left + i * step).toFixed(1)} ${y.toFixed(1)}`;
     });
     this.line.setAttribute("d", `M${points.join("L")}`);
-    this.area.setAttribute("d", `M${left.toFixed(1)} ${HEIGHT}L${points.join("L")}L${WIDTH} ${HEIGHT}Z`);
+    this.area.setAttribute(
+      "d",
+      `M${left.toFixed(1)} ${HEIGHT}L${points.join("L")}L${WIDTH} ${HEIGHT}Z`,
+    );
   }
 }

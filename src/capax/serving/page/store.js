@@ -22,7 +22,11 @@ export class ConversationStore extends EventTarget {
     if (!Array.isArray(entries)) return [];
     return entries
       .filter((entry) => isObject(entry) && typeof entry.id === "string")
-      .map(({ id, title, updated }) => ({ id, title: textOr(title, UNTITLED), updated: Number(updated) || 0 }))
+      .map(({ id, title, updated }) => ({
+        id,
+        title: textOr(title, UNTITLED),
+        updated: Number(updated) || 0,
+      }))
       .sort((a, b) => b.updated - a.updated);
   }
 
@@ -60,7 +64,10 @@ export class ConversationStore extends EventTarget {
   /** Remove a conversation and return it. */
   remove(id) {
     const conversation = this.get(id);
-    this.#write(LIST, this.list().filter((entry) => entry.id !== id));
+    this.#write(
+      LIST,
+      this.list().filter((entry) => entry.id !== id),
+    );
     this.storage.removeItem(ENTRY + id);
     this.open.delete(id);
     this.#changed();
@@ -130,7 +137,11 @@ function isMessage(value) {
 }
 
 function asMessage(value) {
-  const message = { id: textOr(value.id, newId()), role: value.role, content: textOr(value.content, "") };
+  const message = {
+    id: textOr(value.id, newId()),
+    role: value.role,
+    content: textOr(value.content, ""),
+  };
   if (typeof value.reasoning === "string") message.reasoning = value.reasoning;
   if (Array.isArray(value.tokens)) message.tokens = value.tokens.filter(isToken);
   if (isObject(value.stats)) message.stats = numbersOf(value.stats);

@@ -13,14 +13,18 @@ export function toast(text, action, onAction) {
   };
   const button =
     action &&
-    el("button", {
-      type: "button",
-      class: "text-button",
-      onclick: () => {
-        hide();
-        onAction();
+    el(
+      "button",
+      {
+        type: "button",
+        class: "text-button",
+        onclick: () => {
+          hide();
+          onAction();
+        },
       },
-    }, action);
+      action,
+    );
   box.replaceChildren(el("span", {}, text), button || "");
   box.hidden = false;
   clearTimeout(timer);

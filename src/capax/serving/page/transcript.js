@@ -59,7 +59,9 @@ export class Transcript {
   }
 
   #isRunning(message) {
-    return this.chat.isAnswering(this.conversation) && this.conversation.messages.at(-1) === message;
+    return (
+      this.chat.isAnswering(this.conversation) && this.conversation.messages.at(-1) === message
+    );
   }
 
   #onNews({ conversation }) {
@@ -118,6 +120,8 @@ export function showSuggestions(onPick) {
     "Write a Python function that reverses a string.",
   ];
   byId("suggestions").replaceChildren(
-    ...texts.map((text) => el("button", { type: "button", class: "suggestion", onclick: () => onPick(text) }, text)),
+    ...texts.map((text) =>
+      el("button", { type: "button", class: "suggestion", onclick: () => onPick(text) }, text),
+    ),
   );
 }

@@ -123,7 +123,8 @@ function itemLines(lines, at, [lead, indent, mark, gap]) {
 }
 
 function isTableAt(lines, at) {
-  if (at + 1 >= lines.length || !lines[at].includes("|") || !lines[at + 1].includes("-")) return false;
+  if (at + 1 >= lines.length || !lines[at].includes("|") || !lines[at + 1].includes("-"))
+    return false;
   const delimiters = cells(lines[at + 1]);
   return (
     delimiters.length === cells(lines[at]).length &&

@@ -8,7 +8,12 @@ export function codeBlock(language, text) {
   return el(
     "figure",
     { class: "code" },
-    el("figcaption", {}, el("span", {}, language || "text"), copyButton("Copy code", () => text)),
+    el(
+      "figcaption",
+      {},
+      el("span", {}, language || "text"),
+      copyButton("Copy code", () => text),
+    ),
     el("pre", { tabindex: "0", dir: "ltr" }, el("code", {}, text)),
   );
 }

@@ -44,7 +44,9 @@ function blockNode(block) {
 
 function listNode({ start, items }) {
   const isTight = items.every((blocks) => blocks.filter((b) => b.type === "paragraph").length < 2);
-  const nodes = items.map((blocks) => el("li", {}, ...blocks.flatMap((b) => itemNodes(b, isTight))));
+  const nodes = items.map((blocks) =>
+    el("li", {}, ...blocks.flatMap((b) => itemNodes(b, isTight))),
+  );
   return start === null ? el("ul", {}, ...nodes) : el("ol", { start }, ...nodes);
 }
 
@@ -58,6 +60,11 @@ function tableNode({ align, head, rows }) {
   return el(
     "div",
     { class: "table-box", tabindex: "0", role: "region", "aria-label": "Table" },
-    el("table", {}, el("thead", {}, el("tr", {}, ...head.map(cell("th")))), el("tbody", {}, ...body)),
+    el(
+      "table",
+      {},
+      el("thead", {}, el("tr", {}, ...head.map(cell("th")))),
+      el("tbody", {}, ...body),
+    ),
   );
 }
