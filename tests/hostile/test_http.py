@@ -228,6 +228,22 @@ def test_requests_of_one_connection_are_answered_in_turn(live_server: LiveServer
             assert status(read_response(connection)) == 200
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_request_before_the_answer_does_not_disturb_it(
+    live_server: LiveServer, is_stream: bool
+) -> None:
+    """The first answer comes whole, and then the connection closes."""
+    long = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "stream": is_stream}
+    with connect(live_server.port) as connection:
+        connection.sendall(post("/v1/completions", long) + post("/v1/completions", long)[:40])
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert status(answer) == 200
+    assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if is_stream else b"}")
+
+
 def test_the_file_limit_is_raised_and_bounds_the_connections() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

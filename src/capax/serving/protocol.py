@@ -69,6 +69,13 @@ class _BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._is_refused:
             return
+        earlier: RequestResponseCycle | None = self.cycle
+        if earlier is not None and not earlier.response_complete:
+            # A further request before the answer: it is not read, and the answer is the last.
+            self._is_refused = True
+            self._disarm()
+            earlier.keep_alive = False
+            return
         self._unset_keepalive_if_required()
         self._expect_head()
         super().on_message_begin()
