@@ -209,7 +209,8 @@ class Scheduler:
         request = sequence.request
         if not request.needs_scores:
             self._prefixes.take(request.tenant, sequence.tokens, sequence.cache)
-        if not sequence.sampled:  # else it has waited in between, and the prompt was counted
+        if not request.is_counted:  # else it has waited in between; these pages are its own work
+            request.is_counted = True
             request.n_cached = sequence.cache.n_tokens
             self.n_prompt_tokens += len(request.prompt_ids)
             self.n_hit_tokens += request.n_cached

@@ -46,6 +46,7 @@ class Request:
     sequences: list[Sequence] = field(default_factory=list)  # of choices that have begun
     events: deque[Event] = field(default_factory=deque)  # news not yet fetched, oldest first
     n_cached: int = 0  # prompt tokens that did not have to be computed
+    is_counted: bool = False  # whether the engine has looked what is known of the prompt
     prompt_scores: list[Scored] = field(default_factory=list)  # of prompt tokens, as they come
     n_scored: int = 0  # prompt tokens in there
     started_s: float | None = None  # when the engine took it up
