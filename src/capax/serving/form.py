@@ -121,7 +121,9 @@ def _form(param: str, **form: Any) -> Form:
 async def compiled(server: Server, form: Form, param: str) -> ConstraintFactory:
     """Compile a form where it may take its time. Raises ApiError 400 if it does not compile."""
     try:
-        return await asyncio.to_thread(server.llm.constraint, form)
+        return await asyncio.get_running_loop().run_in_executor(
+            server.form_compiler, server.llm.constraint, form
+        )
     except ApiError:
         raise
     except ConfigError as error:

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from capax.decoding.params import INT32_MAX, Limits, show
 from capax.engine.outputs import RequestOutput
 from capax.serving.body import body_schema, read_body
-from capax.serving.chat import ChatRequest, conversation_ids, prepare, shape_for
+from capax.serving.chat import ChatRequest, Turn, conversation_ids, prepare, shape_for
 from capax.serving.errors import ApiError, check_model, invalid
 from capax.serving.fields import SamplingFields, number
 from capax.serving.generation import Chunks, Submitted, capacity_of, new_id, submit
@@ -29,6 +29,12 @@ from capax.serving.turns import TurnAnswer, chat_request
 
 router = APIRouter()
 
+_PARAMS = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+}
 MAX_OUTPUT = number("max_output_tokens", Limits(1, INT32_MAX, is_integer=True))
 
 
@@ -60,8 +66,7 @@ async def responses(request: Request) -> Response:
     body = await read_body(request, ResponsesRequest)
     server = server_of(request)
     check_model(server, body.model)
-    chat = _chat(body)
-    turn = await prepare(server, chat)
+    chat, turn = await _prepared(server, body)
     answer = TurnAnswer(turn)
     writer = ResponseWriter(server, body, chat)
     submitted = await submit(request, [turn.generation])
@@ -88,6 +93,15 @@ async def input_tokens(request: Request) -> Response:
     ids = await conversation_ids(server, chat, await shape_for(server, chat), only_counts=True)
     counted = {"object": "response.input_tokens", "input_tokens": len(ids)}
     return Response(msgspec.json.encode(counted), media_type="application/json")
+
+
+async def _prepared(server: Server, body: ResponsesRequest) -> tuple[ChatRequest, Turn]:
+    try:
+        chat = _chat(body)
+        return chat, await prepare(server, chat)
+    except ApiError as error:  # speaks of the chat's fields
+        error.param = _PARAMS.get(error.param or "", error.param)
+        raise
 
 
 # --- from items to messages -----------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -63,6 +64,8 @@ class Server:
         self.failed = asyncio.Event()
         self.loaded = asyncio.Event()
         self.metrics = Metrics()
+        # One thread: however many slow grammars wait, other work finds the shared threads free.
+        self.form_compiler = ThreadPoolExecutor(1, "capax-forms")
         self.weight_nbytes: dict[str, int] = {}  # read in each step, by where they lie
         self.flops_per_token = 0
         self.sampling_defaults: dict[str, float] = {}  # what the model's authors recommend
