@@ -233,6 +233,7 @@ void matmul(const capax::MatmulArgs& a) {
           }
         };
         run(Count<Dot<Isa>::max_tokens>{});
+        if constexpr (Dot<Isa>::max_tokens > 8) run(Count<8>{});
         run(Count<4>{});
         run(Count<3>{});
         run(Count<2>{});

@@ -76,7 +76,7 @@ def test_every_isa_gives_the_bits_of_scalar(
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("n_tokens", [2, 3, 5, 16, 17, 37, 600])
+@pytest.mark.parametrize("n_tokens", [2, 3, 5, 8, 15, 16, 17, 37, 600])
 def test_a_token_has_the_same_bits_alone_and_in_a_batch(
     encoding: str, n_tokens: int, isa: str
 ) -> None:
