@@ -9,9 +9,10 @@ is driven the same way: given tokens, logits of every sequence, nothing sampled.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
-from benchmarks.contest import Contestant, rates
+from benchmarks.contest import PAUSE_S, Contestant, rates
 from benchmarks.run import Experiment, Files, Settings, run
 
 DEPTH, STEPS = 32, 48
@@ -33,8 +34,10 @@ def batch(files: Files, settings: Settings, n_sequences: int) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {"capax": [], "llama_cpp_q4_1": [], "capax_alone": []}
         for number in range(settings.rounds + 1):  # the first warms up
             for name, contestant in contestants.items():
+                time.sleep(PAUSE_S)
                 taken = contestant.ask(n_sequences=n_sequences, **request)["seconds"]
                 seconds[name] += [taken] if number else []
+            time.sleep(PAUSE_S)
             taken = alone.ask(n_sequences=1, **request)["seconds"]
             seconds["capax_alone"] += [taken] if number else []
         versions = {name: c.ask(do="state")["version"] for name, c in contestants.items()}
@@ -72,7 +75,9 @@ def shared_prompt(files: Files, settings: Settings) -> dict[str, Any]:
     with Contestant("capax", *arguments) as shared, Contestant("capax", *arguments) as separate:
         together, apart = [], []
         for number in range(settings.rounds + 1):
+            time.sleep(PAUSE_S)
             a = shared.ask(n_prompts=1, n_choices=CHOICES, **shape)["seconds"]
+            time.sleep(PAUSE_S)
             b = separate.ask(n_prompts=CHOICES, n_choices=1, **shape)["seconds"]
             together += [a] if number else []
             apart += [b] if number else []
