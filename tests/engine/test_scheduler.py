@@ -296,6 +296,20 @@ def test_a_namespace_sees_no_pages_of_another(llm: LLM) -> None:
     assert [cached(t) for t in ("a", "b", "a", "b", "ab", "")] == [0, 0, 149, 149, 0, 0]
 
 
+def test_no_more_choices_run_at_once_than_allowed() -> None:
+    narrow = load(n_sequences=8, parallel=3)
+    engine = engine_of(narrow)
+    requests = [request_of(narrow, [5 + i], max_tokens=6, n=1 + i % 2) for i in range(8)]
+    for request in requests:
+        engine.submit(request)
+    while engine.n_unfinished:
+        engine.step()
+        running = [r for r in requests if r.sequences and not r.is_finished]
+        assert sum(r.params.n for r in running) <= 3
+    with pytest.raises(CapacityError, match="n is 4 but at most 3 choices run at once"):
+        narrow.generate([5], SamplingParams(n=4, max_tokens=1))
+
+
 def test_requests_with_one_prompt_come_to_share_its_pages(llm: LLM) -> None:
     llm.close()
     engine = engine_of(llm)

@@ -56,11 +56,15 @@ class EngineStats:
 
 
 class Engine:
-    """Runs requests over one model. Every method may be called from any thread."""
+    """Runs requests over one model, at most `parallel` choices at once.
 
-    def __init__(self, model: Model, pool: PagePool) -> None:
+    Every method may be called from any thread.
+    """
+
+    def __init__(self, model: Model, pool: PagePool, parallel: int) -> None:
         self._model = model
         self._pool = pool
+        self._parallel = parallel
         # Guards everything below but the two queues of requests, whose ends are atomic.
         self._lock = threading.Lock()
         self._pages_freed = threading.Condition(self._lock)
@@ -72,7 +76,7 @@ class Engine:
             pool,
             self._prefixes,
             max_tokens=model.max_tokens,
-            max_sequences=model.max_logit_rows,
+            max_sequences=parallel,
         )
         self._direct: list[PagedKVCache] = []
         self._n_direct_waiting = 0
@@ -95,10 +99,10 @@ class Engine:
                 f"but the budget holds {self._pool.native.capacity}; "
                 "lower n or max_tokens, or raise the memory budget"
             )
-        if request.params.n > self._model.max_logit_rows:
+        if request.params.n > self._parallel:
             raise CapacityError(
-                f"n is {request.params.n} but at most {self._model.max_logit_rows} choices run at "
-                "once; lower n, or raise parallel"
+                f"n is {request.params.n} but at most {self._parallel} choices run at once; "
+                "lower n, or raise parallel"
             )
         self._arrived.append(request)
 

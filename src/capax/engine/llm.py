@@ -58,7 +58,7 @@ from capax.settings import apply_isa
 from capax.starting import without_collector
 
 DEFAULT_PREFILL_CHUNK = 256
-LEAST_PARALLEL = 16  # the heads of so many rows cost no more than that of one
+DEFAULT_PARALLEL = 16  # the heads of so many rows cost no more than that of one
 COUNT = Limits(1, INT32_MAX, is_integer=True, may_be_none=True)
 
 Prompt = str | Sequence[int]
@@ -75,7 +75,7 @@ class LLM:
     `kv`: cache precision f32, f16, bf16 or int8. `threads`: None takes the usable cores.
     `prefill_chunk`: prompt tokens per step; speed and scratch memory, never the result.
     `n_sequences`: whole contexts the KV cache has room for, fewer where the budget holds no more;
-    shorter ones fit more often. `parallel`: choices that are decoded at once, 16 or more.
+    shorter ones fit more often. `parallel`: most choices that run at once.
 
     Thread-safe: calls from several threads share the engine's steps. Raises FileFormatError
     for a bad file, ConfigError for a bad value, CapacityError when nothing fits.
@@ -92,7 +92,7 @@ class LLM:
         seed: int = 0,
         prefill_chunk: int = DEFAULT_PREFILL_CHUNK,
         n_sequences: int = 1,
-        parallel: int = LEAST_PARALLEL,
+        parallel: int = DEFAULT_PARALLEL,
     ) -> None:
         started = time.perf_counter()
         for name, value in (("ctx_size", ctx_size), ("threads", threads)):
@@ -124,7 +124,7 @@ class LLM:
             threads=threads,
             prefill_chunk=prefill_chunk,
             n_sequences=n_sequences,
-            logit_rows=max(parallel, LEAST_PARALLEL),
+            logit_rows=max(parallel, DEFAULT_PARALLEL),
             machine=machine,
             probe=cached_probe(machine, self.isa, threads or usable_threads(machine).n),
             name=self.name,
@@ -148,7 +148,7 @@ class LLM:
         n_pages = pages_for(self.plan.context_len) * self.plan.n_sequences
         self._pool = PagePool(self.config, self.plan.kv_type, n_pages)
         self.text_tokens = TextTokens(self.tokenizer, self.config.vocab_size, self.context_len)
-        self.engine = Engine(self._model, self._pool)
+        self.engine = Engine(self._model, self._pool, parallel)
         self._constraints = ConstraintCompiler(self.tokenizer, self.config.vocab_size)
         self._contexts_lock = threading.Lock()
         _native.trim_heap()  # 2 MiB that only making the tokenizer needed, in 0.2 ms

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -49,7 +49,7 @@ class Runner:
         self._llm = llm
         self._engine = llm.engine
         self._max_queue = max_queue
-        self._streams: dict[int, _Stream] = {}  # by the id of the request
+        self._streams: dict[int, Stream] = {}  # by the id of the request
         self._error: BaseException | None = None
         self._is_stopping = False
         self._work = threading.Event()
@@ -91,7 +91,7 @@ class Runner:
         tenant: str = "",
         priority: int = 0,
         constraint: ConstraintFactory | None = None,
-    ) -> AsyncIterator[list[StreamPiece]]:
+    ) -> Stream:
         """Submit a request now and return its news, all since the last fetch in one list.
 
         `tenant`: whose kept pages it may use; tenants take turns. A lower `priority` comes first.
@@ -110,7 +110,7 @@ class Runner:
         request.constraint = constraint or request.constraint
         request.max_events = MAX_PIECES
         self._engine.submit(request)
-        stream = self._streams[id(request)] = _Stream(self, request)
+        stream = self._streams[id(request)] = Stream(self, request)
         self._work.set()
         return stream
 
@@ -169,7 +169,7 @@ class Runner:
         self._work.set()
 
 
-class _Stream:
+class Stream:
     """The news of one request."""
 
     def __init__(self, runner: Runner, request: Request) -> None:
