@@ -39,6 +39,7 @@ class Listener:
                 app,
                 http=protocol_class(config),
                 ws="none",
+                proxy_headers=False,
                 lifespan="on",
                 log_config=None,
                 access_log=False,
