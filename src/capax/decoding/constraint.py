@@ -34,6 +34,7 @@ KEPT_NBYTES = 64 << 20
 # Measured 2026-11: objects of 2,000 properties took 400 bytes for each byte of the schema.
 NBYTES_PER_CHAR = 512
 FIXED_NBYTES = 16 << 10
+_NAMES = {"json": "JSON schema", "choice": "list of choices", "lark": "schema of the tools"}
 
 
 class Constraint(Protocol):
@@ -121,7 +122,7 @@ class ConstraintCompiler:
         self._prepare()
         assert self._helper is not None
         assert self._native is not None
-        what = {"json": "JSON schema", "choice": "list of choices"}.get(form.kind, form.kind)
+        what = _NAMES.get(form.kind, form.kind)
         error = self._helper.try_grammar(form.kind, form.text)
         if error:
             raise ConfigError(f"the {what} cannot be used: {error}")

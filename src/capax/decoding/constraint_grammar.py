@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 MAX_ERROR_CHARS = 300
+_EXCERPT = re.compile(r" \d+ \| ")  # lines of the grammar, as the library shows them
 # The same in every process, so that what one can compile the other can. At most a second of
 # compiling and some 20 ms for a mask; 1 to 2 kB for each state.
 LIMITS: dict[str, Any] = {
@@ -120,4 +122,5 @@ def _grammar(kind: str, text: str) -> str:
 def _brief(error: str) -> str:
     """One line of an error: what is wrong, without the grammar printed after it."""
     text = " ".join(error.replace("<non-verbose/>", " ").split())
+    text = _EXCERPT.split(text)[0]
     return text[:MAX_ERROR_CHARS] or "it does not compile"

@@ -23,7 +23,7 @@ MAX_CHOICES = 4096
 class Form(NamedTuple):
     """One form as text: what the compiler is given, and what its results are kept under."""
 
-    kind: str  # 'json', 'regex', 'grammar' or 'choice'
+    kind: str  # 'json', 'regex', 'grammar', 'choice', or 'lark' for a grammar of our own
     text: str
 
 

@@ -127,5 +127,5 @@ async def compiled(server: Server, form: Form, param: str) -> ConstraintFactory:
     except ApiError:
         raise
     except ConfigError as error:
-        code = INVALID_SCHEMA if form.kind == "json" else None
+        code = INVALID_SCHEMA if form.kind in ("json", "lark") else None
         raise invalid(str(error), param=param, code=code) from None
