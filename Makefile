@@ -62,6 +62,8 @@ test-slow: $(DEV_VENV)/.installed ## everything, with the slow tests
 bench: $(DEV_VENV)/.bench ## measure against the peers; writes JSON, pictures and the README table
 	$(DEV)/capax pull $(MODEL)
 	$(DEV)/python -m benchmarks.run --model $(MODEL) --out $(RESULTS) $(if $(TEXT),--text $(TEXT))
+	$(DEV)/python -m benchmarks.batch --model $(MODEL) --out $(RESULTS)
+	$(DEV)/python -m benchmarks.serving --model $(MODEL) --out $(RESULTS)
 	$(MAKE) bench-report
 
 bench-report: $(DEV_VENV)/.installed ## renew pictures and tables from the measured results

@@ -1,9 +1,10 @@
-"""Turn `engine.json` into the README's table and a picture.
+"""Turn `engine.json` and `serving.json` into the README's tables and pictures.
 
     python -m benchmarks.report --page README.md benchmarks/results/engine.png
 
 Picture and table go between the markers `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->`
-of every page named; nothing else of a page is touched.
+of every page named; those of the server between `<!-- serving:begin -->` and `<!-- serving:end -->`,
+with the picture `serving.png` beside the other. Nothing else of a page is touched.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ def roofline_rows(experiment: dict[str, Any]) -> Iterator[Row]:
         )
 
 
-ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
+Makers = dict[str, Callable[[dict[str, Any]], Iterator[Row]]]
+
+ROWS: Makers = {
     "decode": decode_rows,
     "prefill": prefill_rows,
     "decode_deep": decode_deep_rows,
@@ -145,10 +148,17 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
 }
 
 
-def table(experiments: dict[str, Any]) -> str:
-    """Return the Markdown table of all experiments that were run, with where and when."""
+def table(experiments: dict[str, Any], makers: Makers | None = None) -> str:
+    """Return the Markdown table of all experiments that were run, with where and when.
+
+    `makers`: how the rows of an experiment are made; those of the engine if not given.
+    """
+    chosen = ROWS if makers is None else makers
     rows = [
-        row for name, make in ROWS.items() if name in experiments for row in make(experiments[name])
+        row
+        for name, make in chosen.items()
+        if name in experiments
+        for row in make(experiments[name])
     ]
     lines = [
         "| what | capax | compared with | result | aim | |",
@@ -180,13 +190,13 @@ def provenance(experiments: dict[str, Any]) -> str:
     )
 
 
-def insert(page: str, text: str) -> str:
+def insert(page: str, text: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """Put `text` between a page's markers; raise ValueError when it does not have both."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(markers[0])
+    _, end, after = rest.partition(markers[1])
     if not begin or not end:
-        raise ValueError(f"the page needs the lines '{BEGIN}' and '{END}'")
-    return f"{before}{BEGIN}\n{text.strip()}\n{END}{after}"
+        raise ValueError(f"the page needs the lines '{markers[0]}' and '{markers[1]}'")
+    return f"{before}{begin}\n{text.strip()}\n{end}{after}"
 
 
 def draw(experiments: dict[str, Any], path: Path) -> None:
@@ -232,6 +242,28 @@ def draw(experiments: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def renew_serving(results: Path, pages: list[tuple[Path, Path]]) -> None:
+    """Renew the server's picture and tables, if it was measured, on the pages that have a place."""
+    from benchmarks import serving_report
+
+    if not (results / "serving.json").exists():
+        return
+    experiments = json.loads((results / "serving.json").read_text())["experiments"]
+    serving_report.draw(experiments, results / "serving.png")
+    for page, engine_picture in pages:
+        before = page.read_text(encoding="utf-8")
+        if serving_report.MARKERS[0] not in before:
+            continue
+        picture = engine_picture.with_name("serving.png")
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        serving_report.draw(experiments, picture)
+        shown = table(experiments, serving_report.ROWS)
+        if picture.exists():
+            link = os.path.relpath(picture, page.parent)
+            shown = f"![What clients of the server see]({link})\n\n{shown}"
+        page.write_text(insert(before, shown, serving_report.MARKERS), encoding="utf-8")
+
+
 def main() -> int:
     """Draw the pictures and renew the tables of the pages named."""
     parser = argparse.ArgumentParser(description="table and picture of the measured results")
@@ -246,6 +278,7 @@ def main() -> int:
         help="a page to renew, and where its picture goes",
     )
     options = parser.parse_args()
+    renew_serving(options.results, options.page)
     experiments = json.loads((options.results / "engine.json").read_text())["experiments"]
     text = table(experiments)
     draw(experiments, options.results / "engine.png")

@@ -311,6 +311,30 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     Path(file.name).replace(path)
 
 
+def about(model: str, file: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """Describe a measurement that begins now; warn when others keep the machine busy."""
+    found: dict[str, Any] = {
+        "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "threads": threads,
+        "rounds": rounds,
+        "model": {"name": Path(model).name, "bytes": file.stat().st_size},
+        "machine": machine(),
+        "packages": package_versions(),
+    }
+    busy = found["machine"]["busy_share_before"]
+    if busy > QUIET:
+        print(f"others keep {busy:.0%} of the cores busy: not a measurement", file=sys.stderr)
+    return found
+
+
+def keep(path: Path, name: str, experiment: dict[str, Any]) -> None:
+    """Put one experiment into a results file, leaving the others as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(path.read_text())["experiments"] if path.exists() else {}
+    write_json(path, {"experiments": results | {name: experiment}})
+
+
 def main() -> int:
     """Run the experiments of the engine and write their results."""
     return run(EXPERIMENTS, "engine.json", "measure capax against its peers")
@@ -333,25 +357,10 @@ def run(experiments: dict[str, Experiment], file: str, what: str) -> int:
     files = prepare(options.model, find_model(options.model), options.files)
     settings = Settings(options.threads, options.rounds, options.windows, options.text)
     names = options.only or [n for n in experiments if n != "perplexity" or options.text]
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / file
-    results = json.loads(path.read_text())["experiments"] if path.exists() else {}
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        about: dict[str, Any] = {
-            "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "threads": settings.threads,
-            "rounds": settings.rounds,
-            "model": {"name": Path(files.name).name, "bytes": files.gguf.stat().st_size},
-            "machine": machine(),
-            "packages": package_versions(),
-        }
-        busy = about["machine"]["busy_share_before"]
-        if busy > QUIET:
-            print(f"others keep {busy:.0%} of the cores busy: not a measurement", file=sys.stderr)
-        results[name] = about | experiments[name](files, settings)
-        write_json(path, {"experiments": results})
+        facts = about(files.name, files.gguf, settings.threads, settings.rounds)
+        keep(options.out / file, name, facts | experiments[name](files, settings))
     return 0
 
 

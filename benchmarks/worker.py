@@ -5,6 +5,7 @@
 Each line of standard input is a request, `{"do": "prefill", "n_tokens": 512}` or
 `{"do": "decode", "n_tokens": 32, "depth": 4096}`; the answer is `{"seconds": ...}`. capax also
 answers `{"do": "probe", "nbytes": ...}` with what the machine's memory and arithmetic reach.
+`capax_runner` answers {"do": "clients"} with what simulated clients of its engine got.
 `{"do": "state"}` is answered with `{"version", "peak_rss_bytes"}`; the end of input ends it all.
 """
 
@@ -16,9 +17,9 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers.base import Batching, Peer, Probing, peak_rss_bytes
+from benchmarks.peers.base import Batching, Peer, Probing, Serving, peak_rss_bytes
 
-ENGINES = ("capax", "llama_cpp", "ctranslate2_int8")
+ENGINES = ("capax", "capax_runner", "llama_cpp", "ctranslate2_int8")
 
 
 def load(engine: str, model: str, threads: int, context: int, options: dict[str, str]) -> Peer:
@@ -28,6 +29,10 @@ def load(engine: str, model: str, threads: int, context: int, options: dict[str,
 
         kv, sequences = options.get("kv", "f16"), int(options.get("sequences", 1))
         return Capax(model, threads, context, kv=kv, sequences=sequences)
+    if engine == "capax_runner":
+        from benchmarks.peers.capax_runner import CapaxRunner
+
+        return CapaxRunner(model, threads, context, sequences=int(options["parallel"]))
     if engine == "llama_cpp":
         from benchmarks.peers.llama_cpp import LlamaCpp
 
@@ -84,6 +89,8 @@ def main() -> int:
             answer = {"seconds": batch(peer, request)}
         elif request["do"] == "generate":
             answer = {"seconds": generate(peer, request)}
+        elif request["do"] == "clients" and isinstance(peer, Serving):
+            answer = {**peer.clients(request["requests"], request["concurrency"])}
         elif request["do"] == "probe":
             answer = {**peer.probe(request["nbytes"])} if isinstance(peer, Probing) else {}
         else:

@@ -63,6 +63,15 @@ class Probing(Protocol):
         ...
 
 
+@runtime_checkable
+class Serving(Protocol):
+    """An engine that answers several clients at a time."""
+
+    def clients(self, requests: list[tuple[str, int]], concurrency: int) -> dict[str, float]:
+        """Let `concurrency` clients work off (prompt, answer tokens); `seconds`, `n_tokens`."""
+        ...
+
+
 def peak_rss_bytes() -> int:
     """Return this process's peak resident memory."""
     for line in Path("/proc/self/status").read_text().splitlines():

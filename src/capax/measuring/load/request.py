@@ -83,13 +83,20 @@ def body_of(target: Target, planned: Planned) -> bytes:
 
 
 async def send(
-    client: Client, target: Target, planned: Planned, *, start_s: float, zero_s: float
+    client: Client,
+    target: Target,
+    planned: Planned,
+    *,
+    start_s: float,
+    zero_s: float,
+    outcome: Outcome | None = None,
 ) -> Outcome:
     """Run one request to its end. Whatever goes wrong is in the outcome's `error`.
 
     `start_s`: when its time begins, in seconds after `zero_s` of `time.perf_counter`.
+    `outcome`: a new one to fill in, for somebody who wants to watch.
     """
-    outcome = Outcome(planned.n_prompt, start_s)
+    outcome = outcome or Outcome(planned.n_prompt, start_s)
     try:
         async with asyncio.timeout(target.timeout_s):
             await _stream(client, target, planned, outcome, zero_s + start_s)
