@@ -59,8 +59,10 @@ class Contestant:
     def close(self) -> None:
         """End the worker and wait for it."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
+        self._process.stdout.close()
 
     def __enter__(self) -> Contestant:
         return self

@@ -3,8 +3,8 @@
     python -m benchmarks.report --page README.md benchmarks/results/engine.png
 
 Picture and table go between the markers `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->`
-of every page named; those of the server between `<!-- serving:begin -->` and `<!-- serving:end -->`,
-with the picture `serving.png` beside the other. Nothing else of a page is touched.
+of every page named, those of the server, with the picture `serving.png` beside the other, between
+`<!-- serving:begin -->` and `<!-- serving:end -->`. Nothing else of a page is touched.
 """
 
 from __future__ import annotations

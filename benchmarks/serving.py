@@ -46,8 +46,8 @@ MOST_PROMPT, MOST_ANSWER = 512, 128
 GOALS_MS = {"ttft": 1000.0, "tpot": 100.0}
 HTTP_CLIENTS, HTTP_REQUESTS = 16, 64
 PREFIX_WORDS = 2000
-LONG_WORDS, N_STREAMS, STREAM_TOKENS, LEAST_BEFORE = 4000, 8, 600, 40
-CONTEXT = 4608  # holds the long prompt
+LONG_WORDS, N_STREAMS, STREAM_TOKENS, LEAST_BEFORE = 4000, 8, 2000, 40
+SHORT_CONTEXT, CONTEXT = 1024, 4608  # of conversations; for the long prompt
 
 
 class Settings(NamedTuple):
@@ -122,7 +122,7 @@ async def answered(client: Client, requests: list[Planned], concurrency: int = 1
 async def clients(settings: Settings) -> dict[str, Any]:
     """Bounded closed-loop clients with the lengths of conversations."""
     found = {}
-    async with client_of(settings, max(CLIENTS), 1024) as client:
+    async with client_of(settings, max(CLIENTS), SHORT_CONTEXT) as client:
         for concurrency, n in CLIENTS.items():
             lengths = sharegpt_like_lengths(
                 n, concurrency, max_prompt=MOST_PROMPT, max_answer=MOST_ANSWER
@@ -144,13 +144,13 @@ async def http(settings: Settings) -> dict[str, Any]:
         "capax_runner",
         str(settings.model),
         settings.threads,
-        1024,
+        SHORT_CONTEXT,
         {"parallel": str(HTTP_CLIENTS)},
     ) as contestant:
-        async with client_of(settings, HTTP_CLIENTS, 1024) as client:
+        async with client_of(settings, HTTP_CLIENTS, SHORT_CONTEXT) as client:
             for round_number in range(settings.rounds + 1):
                 lengths = sharegpt_like_lengths(
-                    HTTP_REQUESTS, round_number, max_prompt=256, max_answer=MOST_ANSWER
+                    HTTP_REQUESTS, round_number, max_prompt=MOST_PROMPT // 2, max_answer=MOST_ANSWER
                 )
                 requests = plan_load(lengths, np.zeros(HTTP_REQUESTS), round_number)
                 n_tokens = sum(length.n_answer for length in lengths)
@@ -218,7 +218,8 @@ async def interference(settings: Settings) -> dict[str, Any]:
         "n_gaps": len(during),
         "quiet_ms": _gap_figures(quiet),
         "during_ms": _gap_figures(during),
-        "ratio": float(np.percentile(during, 99) / np.median(during)),
+        # Pieces that one read brings are 0 apart; a median of that says nothing.
+        "ratio": float(np.percentile(during, 99) / max(float(np.median(during)), 1e-4)),
     }
 
 
@@ -244,11 +245,12 @@ async def _disturbed(client: Client, round_number: int) -> tuple[list[Outcome], 
     arrived = time.perf_counter() - zero_s
     long = await send(client, target(), prompt, start_s=arrived, zero_s=zero_s)
     if any(task.done() for task in tasks):
-        raise RuntimeError("the streams ended before the long prompt was read")
-    await asyncio.gather(*tasks)
-    for outcome in (*outcomes, long):
-        if not outcome.is_ok:
-            raise RuntimeError(f"a request failed: {outcome.error}")
+        raise RuntimeError(f"a stream ended early: {[o.error for o in outcomes]}")
+    if not long.is_ok:
+        raise RuntimeError(f"the long prompt failed: {long.error}")
+    for task in tasks:  # what follows is not measured
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     return outcomes, long
 
 

@@ -35,7 +35,7 @@ def shared_rows(experiment: dict[str, Any]) -> Iterator[Row]:
     shared = statistics.median(experiment["shared_seconds"])
     separate = statistics.median(experiment["separate_seconds"])
     yield Row(
-        f"n = {experiment['n_choices']} answers to a prompt of {experiment['prompt_tokens']} tokens",
+        f"n = {experiment['n_choices']} answers to {experiment['prompt_tokens']} prompt tokens",
         f"{shared:,.1f} s",
         f"as many requests without sharing: {separate:,.1f} s",
         f"{shared / separate:.2f} × its time",
