@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -301,3 +302,31 @@ async def test_what_tools_and_results_say_stays_data(client: Any) -> None:
     plain, attacked = await ids("x"), await ids(evil)
     control = (0, 1, 2)
     assert [t for t in attacked if t in control] == [t for t in plain if t in control]
+
+
+@pytest.mark.slow
+def test_a_real_model_fills_in_what_it_was_asked(smollm2: Path) -> None:
+    weather = tool(
+        "get_weather",
+        {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 30},
+                "unit": {"enum": ["celsius", "fahrenheit"]},
+            },
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    )
+    llm = LLM(smollm2, ctx_size=1024, threads=1)
+    with (
+        live(llm) as server,
+        openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="EMPTY", max_retries=0) as api,
+    ):
+        answer = api.chat.completions.create(
+            model="tiny", tools=[weather], tool_choice="required", temperature=0,
+            parallel_tool_calls=False,
+            messages=[{"role": "user", "content": "What is the weather in Paris in celsius?"}],
+        )  # type: ignore[call-overload]  # fmt: skip
+    [call] = answer.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "Paris", "unit": "celsius"}
