@@ -49,6 +49,10 @@ class Process:
         assert self._child.stderr is not None
         return self._child.stderr.readline()
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def send(self, number: int) -> None:
         self._child.send_signal(number)
 
