@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from capax import LLM, SamplingParams
 from capax.engine.engine import Engine
+from capax.engine.scheduler import WaitingRequests
 from capax.engine.sequence import Request
 from capax.errors import CapacityError, CapaxError
 from tests.models import gguf_model
@@ -68,12 +69,13 @@ _PROMPTS = st.tuples(
 )
 _STEMS = [[(7 * i + k) % 300 + 3 for i in range(120)] for k in (0, 5)]
 _REQUESTS = st.tuples(_PROMPTS, st.integers(1, 40), st.integers(1, 2), st.integers(0, 3))
+_CALLERS = st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 2))  # tenant, priority
 
 _alone: dict[Any, list[list[int]]] = {}  # what each request answers by itself, on a fresh engine
 
 
 class Schedule(RuleBasedStateMachine):
-    """Submit, step and cancel in any order; each answer is that of the request alone."""
+    """Submit, step, cancel and give way in any order; each answer is that of the request alone."""
 
     llm: LLM
     reference: LLM
@@ -87,12 +89,13 @@ class Schedule(RuleBasedStateMachine):
         self.engine = engine_of(cls.llm)
         self.live: list[tuple[Any, Request]] = []
 
-    @rule(spec=_REQUESTS)
-    def submit(self, spec: Any) -> None:
+    @rule(spec=_REQUESTS, caller=_CALLERS)
+    def submit(self, spec: Any, caller: tuple[str, int]) -> None:
         (stem, n_prompt), max_tokens, n, seed = spec
         request = request_of(
             self.llm, _STEMS[stem][:n_prompt], max_tokens=max_tokens, n=n, seed=seed
         )
+        request.tenant, request.priority = caller
         self.engine.submit(request)
         self.live.append((spec, request))
 
@@ -108,6 +111,27 @@ class Schedule(RuleBasedStateMachine):
         before = tokens_of(request)
         self.engine.cancel(request)
         assert tokens_of(request) == before
+
+    @precondition(lambda self: self.engine._scheduler.running)
+    @rule(which=st.integers(0, 100))
+    def give_way(self, which: int) -> None:
+        """Any running request loses its pages, not only the one that should."""
+        with self.engine.exclusive():
+            running = self.engine._scheduler.running
+            self.engine._scheduler.preempt(running[which % len(running)])
+
+    @precondition(lambda self: self.live)
+    @rule(which=st.integers(0, 100), n=st.integers(1, 9))
+    def read_slowly(self, which: int, n: int) -> None:
+        """A request is paused until its news is fetched."""
+        _, request = self.live[which % len(self.live)]
+        request.max_events = n
+
+    @precondition(lambda self: self.live)
+    @rule()
+    def fetch(self) -> None:
+        for _, request in self.live:
+            request.events.clear()
 
     @precondition(lambda self: any(r.sequences and r.is_finished for _, r in self.live))
     @rule()
@@ -127,6 +151,8 @@ class Schedule(RuleBasedStateMachine):
             self.engine.check_integrity()
 
     def teardown(self) -> None:
+        for _, request in self.live:
+            request.max_events = None
         drain(self.engine)
         for spec, request in self.live:
             assert tokens_of(request) == self.alone(spec)
@@ -152,6 +178,49 @@ TestSchedule.settings = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+
+
+# --- turns ------------------------------------------------------------------------------
+
+_ARRIVALS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), min_size=1, max_size=30)
+
+
+def waiting_request(tenant: str, priority: int) -> Request:
+    request = Request([1], SamplingParams(), 1, None)  # type: ignore[arg-type]
+    request.tenant, request.priority = tenant, priority
+    return request
+
+
+@given(_ARRIVALS, st.lists(st.booleans(), max_size=40))
+def test_nobody_waits_for_more_than_its_turn(
+    arrivals: list[tuple[str, int]], pops: list[bool]
+) -> None:
+    """Between arrival and turn, another tenant of the priority has at most one turn for each of
+    one's own requests before it, and one more; whatever arrives in between."""
+    waiting = WaitingRequests()
+    turns: list[Request] = []
+    arrived: dict[Request, tuple[int, int]] = {}  # turns taken before it; own requests up to it
+
+    def pop() -> None:
+        best = min(r.priority for r in waiting)
+        turns.append(waiting.pop())
+        assert turns[-1].priority == best
+
+    for i, caller in enumerate(arrivals):
+        request = waiting_request(*caller)
+        waiting.append(request)
+        own = sum((r.tenant, r.priority) == caller for r in waiting)
+        arrived[request] = (len(turns), own)
+        if i < len(pops) and pops[i]:
+            pop()
+    while waiting:
+        pop()
+    assert len(turns) == len(set(turns)) == len(arrivals)
+    for request, (before, own) in arrived.items():
+        between = turns[before : turns.index(request)]
+        same = [r.tenant for r in between if r.priority == request.priority]
+        assert all(same.count(other) <= own for other in "abc" if other != request.tenant)
+        assert same.count(request.tenant) == own - 1
 
 
 # --- single claims ---------------------------------------------------------------------
@@ -280,6 +349,20 @@ def test_a_paused_request_lets_the_others_go_on(llm: LLM) -> None:
     slow.max_events = None
     drain(engine)
     assert tokens_of(slow)[0] == llm.generate([5, 6], LONG).token_ids[:30]
+
+
+def test_a_paused_request_does_not_hold_up_a_direct_pass(llm: LLM) -> None:
+    small = load()
+    slow = request_of(small, [5] * 100, max_tokens=60, ignore_eos=True)
+    slow.max_events = 4
+    engine_of(small).submit(slow)
+    while not slow.is_paused:
+        engine_of(small).step()
+    assert small.score([9] * 200) == llm.score([9] * 200)
+    assert engine_of(small).stats.n_preemptions == 1
+    slow.max_events = None
+    drain(engine_of(small))
+    assert tokens_of(slow)[0] == llm.generate([5] * 100, LONG).token_ids[:60]
 
 
 def test_a_namespace_sees_no_pages_of_another(llm: LLM) -> None:
@@ -457,6 +540,18 @@ def test_negative_control_a_leaked_page_is_seen(llm: LLM) -> None:
     with pytest.raises(RuntimeError, match="KV pages are in use"):
         engine_of(llm).check_integrity()
     llm._pool.native.release(page)
+
+
+def test_negative_control_a_page_given_back_twice_is_seen(llm: LLM) -> None:
+    stream = llm.stream([5] * 100, SamplingParams(max_tokens=9, ignore_eos=True))
+    next(stream)
+    (request,) = engine_of(llm)._scheduler.running
+    page = int(request.sequences[0].cache.page_table[-1])
+    llm._pool.native.release(page)
+    with pytest.raises(RuntimeError, match="are held"):
+        engine_of(llm).check_integrity()
+    assert llm._pool.native.allocate() == page  # put it right again
+    stream.close()  # type: ignore[attr-defined]
 
 
 def test_negative_control_a_wrong_count_is_seen(llm: LLM) -> None:

@@ -211,6 +211,9 @@ class Engine:
                         cache.reserve(n_tokens)
                         self._direct.append(cache)
                         return
+                    if self._scheduler.preempt_paused():  # it might hold its pages for long
+                        self._count(None)
+                        continue
                     if not self._scheduler.running:  # other direct passes
                         self._pages_freed.wait(timeout=0.1)
                 self.step()

@@ -145,6 +145,13 @@ class Scheduler:
             sequence.cache.close()
         self.waiting.put_back(request)
 
+    def preempt_paused(self) -> bool:
+        """Take the pages of a request that waits for its reader; False if none does."""
+        paused = next((r for r in reversed(self.running) if r.is_paused), None)
+        if paused is not None:
+            self.preempt(paused)
+        return paused is not None
+
     def retire(self, request: Request) -> None:
         """Take a request that is over off the running ones."""
         for sequence in request.sequences:
