@@ -228,7 +228,10 @@ class Scheduler:
         False if it is this sequence's request that had to give way.
         """
         while sequence.request in self.running:
-            missing = sequence.cache.pages_wanted(n_new) - self._pool.n_free
+            wanted = sequence.cache.pages_wanted(n_new)
+            if not wanted:  # most tokens, as a page has room for many
+                return True
+            missing = wanted - self._pool.n_free
             if missing <= 0 or self._prefixes.evict(missing) >= missing:
                 sequence.cache.reserve(n_new)
                 return True
