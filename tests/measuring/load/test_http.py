@@ -131,6 +131,16 @@ async def test_a_server_that_says_close_is_taken_at_its_word() -> None:
     assert len(set(map(id, served))) == 3
 
 
+async def test_a_body_that_was_not_read_to_its_end_does_not_reach_the_next_request() -> None:
+    async with server(answering(chunked([b"first", b"second"]))) as url, Client(url) as client:  # type: ignore[arg-type]
+        async with client.request("GET", "/x") as response:
+            async for chunk in response.chunks():
+                assert chunk == b"first"
+                break
+        async with client.request("GET", "/x") as response:
+            assert await response.body(100) == b"firstsecond"
+
+
 async def test_the_request_is_what_was_asked_for() -> None:
     seen: list[bytes] = []
 

@@ -62,10 +62,9 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
-        self.is_reusable = True
+        self.is_reusable = False  # only behind the end of a body
 
     def close(self) -> None:
-        self.is_reusable = False
         self.writer.transport.abort()
 
 
@@ -79,6 +78,13 @@ class Response:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives. Raises EndpointError if it is broken off."""
+        async for chunk in self._chunks():
+            yield chunk
+        names = ("transfer-encoding", "content-length")
+        has_end = self.status in (204, 304) or any(name in self.headers for name in names)
+        self._connection.is_reusable = has_end
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
         reader = self._connection.reader
         if self.status in (204, 304):
             return
@@ -87,8 +93,7 @@ class Response:
                 yield chunk
             return
         declared = self.headers.get("content-length")
-        if declared is None:
-            self._connection.is_reusable = False  # the body ends where the connection does
+        if declared is None:  # the body ends where the connection does
             while chunk := await reader.read(READ_NBYTES):
                 yield chunk
             return
@@ -158,6 +163,7 @@ class Client:
             while True:
                 is_kept = bool(self._idle)
                 connection = self._idle.pop() if is_kept else await self._connect()
+                connection.is_reusable = False
                 try:
                     connection.writer.write(message)
                     await connection.writer.drain()
