@@ -103,6 +103,7 @@ def test_a_body_that_comes_slowly_is_cut_off(hurried: LiveServer) -> None:
     assert "took longer than 0.6 s" in error_of(answer)["message"]
 
 
+@pytest.mark.slow
 def test_a_body_below_the_least_rate_is_cut_off(tiny_llm: LLM) -> None:
     settings = {"body_timeout_s": 60.0, "min_body_rate": 1 << 20}
     with live(tiny_llm, **settings) as server, connect(server.port) as connection:
