@@ -141,7 +141,7 @@ class Scheduler:
         self.n_preemptions += 1
         self.running.remove(request)
         for sequence in request.sequences:
-            self._keep(sequence, partial=False)
+            self._keep(sequence, partial=True)
             sequence.cache.close()
         self.waiting.put_back(request)
 
