@@ -25,10 +25,12 @@ from capax.engine.prefix_cache import PrefixCache
 from capax.engine.scheduler import Scheduler, Work
 from capax.engine.sequence import Event, Request, Sequence
 from capax.errors import CapacityError, CapaxError
+from capax.files.config import ModelConfig
 from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool, pages_for
 from capax.models import Model, SequenceSlice, Step
 
 STOP_TIMEOUT_S = 5.0  # longer than any step should take; exiting anyway beats hanging
+FLOAT_COST = 2.5  # of a multiply-add in attention, in those of the matrices (measured)
 COUNT_EVERY_S = 0.05  # at most so often are pages counted for `stats`
 
 
@@ -77,6 +79,7 @@ class Engine:
             self._prefixes,
             max_tokens=model.max_tokens,
             max_sequences=parallel,
+            keys_per_token=keys_per_token(model.config),
         )
         self._direct: list[PagedKVCache] = []
         self._n_direct_waiting = 0
@@ -443,6 +446,16 @@ class Engine:
             n_steps=self._n_steps,
             last_step_s=last.last_step_s if step_s is None else step_s,
         )
+
+
+def keys_per_token(config: ModelConfig) -> float:
+    """Return how many keys a token attends to in the time that all else about it takes.
+
+    Multiply-adds of a layer's matrices over those for one key, which are floating-point ones.
+    """
+    c = config
+    matrices = 2 * c.d_model * (c.d_q + c.d_kv) + 3 * c.d_model * c.d_ffn
+    return matrices / (2 * c.d_q) / FLOAT_COST
 
 
 def _rows_to_score(

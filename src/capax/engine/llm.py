@@ -122,7 +122,7 @@ class LLM:
             context_len=ctx_size,
             kv_type=kv,
             threads=threads,
-            prefill_chunk=prefill_chunk,
+            prefill_chunk=_chunk(prefill_chunk, parallel),
             n_sequences=n_sequences,
             logit_rows=max(parallel, DEFAULT_PARALLEL),
             machine=machine,
@@ -552,6 +552,11 @@ class LLM:
                 rows = first_row + (len(part) - 1) if chunk == 1 or last else nothing
                 self._model.forward(Step(part, [SequenceSlice(cache, 0, len(part))], rows))
             return time.perf_counter() - started
+
+
+def _chunk(prefill_chunk: int, parallel: int) -> int:
+    """Return the tokens of a step: as many prompt tokens beside those of all who decode."""
+    return prefill_chunk if parallel <= DEFAULT_PARALLEL else max(prefill_chunk, 2 * parallel)
 
 
 def as_token_ids(token_ids: Any) -> list[int]:

@@ -24,8 +24,8 @@ from capax.engine.prefix_cache import PrefixCache
 from capax.engine.sequence import Request, Sequence
 from capax.kv import PagePool, pages_for
 
-# Prompt tokens of a step in which others decode: a step of so many takes two to three times as
-# long as one of decoding sequences alone (measured with 1 to 64 of them).
+# Work of prompts in a step in which others decode, in tokens at the begin of a prompt: a step of so
+# many takes two to three times as long as one of decoding sequences alone (measured with 1 to 64).
 INTERLEAVED_TOKENS = 16
 INTERLEAVED_PER_DECODING = 2
 
@@ -98,11 +98,18 @@ class Scheduler:
     """Chooses the work of each step. Not thread-safe: the engine's lock guards it.
 
     `max_tokens` and `max_sequences` bound a step; pages come from `pool`, after `prefixes` has
-    given up what nobody uses.
+    given up what nobody uses. `keys_per_token`: attending to so many keys takes a token as long as
+    everything else does.
     """
 
     def __init__(
-        self, pool: PagePool, prefixes: PrefixCache, *, max_tokens: int, max_sequences: int
+        self,
+        pool: PagePool,
+        prefixes: PrefixCache,
+        *,
+        max_tokens: int,
+        max_sequences: int,
+        keys_per_token: float,
     ) -> None:
         self.waiting = WaitingRequests()
         self.running: list[Request] = []  # in the order of their admission
@@ -113,6 +120,7 @@ class Scheduler:
         self._prefixes = prefixes
         self._max_tokens = max_tokens
         self._max_sequences = max_sequences
+        self._keys_per_token = keys_per_token
 
     # --- who runs -----------------------------------------------------------------------
 
@@ -195,17 +203,22 @@ class Scheduler:
             if len(work) < self._max_tokens and self._has_pages(sequence, 1, work):
                 work[sequence] = Work(sequence, 1)
         room = self._max_tokens - len(work)
+        effort = float("inf")  # what prompts may take of the step; nobody waits: all there is
         if work:
-            room = min(room, INTERLEAVED_TOKENS + INTERLEAVED_PER_DECODING * len(work))
+            effort = INTERLEAVED_TOKENS + INTERLEAVED_PER_DECODING * len(work)
         for request in list(self.running):
             prefilling = request.next_to_prefill
-            if prefilling is None or room <= 0 or request not in self.running:
+            if prefilling is None or room <= 0 or effort < 1 or request not in self.running:
                 continue
             self._begin_prefill(prefilling)
+            per_token = 1 + prefilling.cache.n_tokens / self._keys_per_token
             n_new = min(prefilling.n_pending, room)
+            if n_new * per_token > effort:
+                n_new = max(1, int(effort / per_token))
             if self._has_pages(prefilling, n_new, work):
                 work[prefilling] = Work(prefilling, n_new)
                 room -= n_new
+                effort -= n_new * per_token
         return list(work.values())
 
     def _begin_prefill(self, sequence: Sequence) -> None:
