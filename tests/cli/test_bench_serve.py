@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from capax import LLM
-from capax.cli import main
+from capax.cli import bench_serve, main
 from capax.cli.main import cli
 from capax.errors import ConfigError, EndpointError
 from tests.models import gguf_model
@@ -100,3 +100,9 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
 def test_bench_still_takes_a_model() -> None:
     done = CliRunner().invoke(cli, ["bench", "serv"])
     assert "no model 'serv'" in str(done.exception)
+
+
+def test_the_first_of_several_keys_is_sent() -> None:
+    assert bench_serve._first_key("one two") == "one"
+    assert bench_serve._first_key(" ") is None
+    assert bench_serve._first_key(None) is None

@@ -134,8 +134,14 @@ class PercentilesType(click.ParamType):  # type: ignore[type-arg]  # generic onl
     "--prefix-len", type=click.IntRange(0, 1_000_000), default=0, show_default=True,
     metavar="N", help="Tokens, about, that all prompts share at their beginning.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
-@click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
+    help="Decides prompts, lengths and moments.",
+)  # fmt: skip
+@click.option(
+    "--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True,
+    metavar="X", help="Sent with every request.",
+)  # fmt: skip
 @click.option("--ignore-eos", is_flag=True, help="Answers are as long as planned.")
 @click.option(
     "--percentile-metrics", type=NamesType(), default="ttft,tpot,itl,e2el", show_default=True,
@@ -157,7 +163,11 @@ class PercentilesType(click.ParamType):  # type: ignore[type-arg]  # generic onl
     "--request-timeout-sec", type=click.FloatRange(0, min_open=True), default=600.0,
     show_default=True, metavar="S", help="A request that takes longer has failed.",
 )  # fmt: skip
-@click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", help="Sent as bearer token.")
+@click.option(
+    "--api-key", envvar=("CAPAX_API_KEY", "OPENAI_API_KEY"), metavar="KEY",
+    help="Sent as bearer token; of several with blanks between, the first.  "
+    "[variables: CAPAX_API_KEY, OPENAI_API_KEY]",
+)  # fmt: skip
 @click.option("--save-result", is_flag=True, help="Write the numbers to a JSON file.")
 @click.option("--save-detailed", is_flag=True, help="With every request's own numbers.")
 @click.option(
@@ -201,7 +211,7 @@ def command(
     extra = dict(_pair(text) for text in metadata)
     load, target = asyncio.run(
         _measure(
-            base_url, api_key, backend, endpoint, model, request_rate, max_concurrency,
+            base_url, _first_key(api_key), backend, endpoint, model, request_rate, max_concurrency,
             ready_check_timeout_sec, settings,
         )
     )  # fmt: skip
@@ -263,7 +273,7 @@ async def _measure(
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         raise ConfigError(f"the endpoint {path!r:.60} is no path such as /v1/completions")
     requests = planned_requests(request_rate, settings)
-    async with Client(base_url, api_key or None) as client:
+    async with Client(base_url, api_key) as client:
         listed = await wait_ready(client, ready_s)
         target = Target(
             kind, path, model or listed, settings["temperature"], settings["ignore_eos"],
@@ -298,6 +308,11 @@ def planned_requests(request_rate: float, settings: dict[str, Any]) -> list[Plan
         )
     moments = w.arrivals(n, request_rate, settings["burstiness"], seed)
     return w.plan_load(lengths, moments, seed, n_prefix=settings["prefix_len"])
+
+
+def _first_key(keys: str | None) -> str | None:
+    """Return the key to send: CAPAX_API_KEY may hold all that `capax serve` takes."""
+    return next(iter((keys or "").split()), None)
 
 
 def _goal(text: str) -> tuple[str, float]:
