@@ -52,3 +52,9 @@ def test_importing_capax_is_light() -> None:
 
 def test_the_check_sees_a_heavy_import() -> None:
     assert "decimal" in loaded_after_importing(["decimal"])
+
+
+def test_running_a_model_loads_neither_openssl_nor_what_only_servers_need() -> None:
+    unneeded = {"hashlib", "_hashlib", "ssl", "socket", "logging", "asyncio", "subprocess"}
+    loaded = loaded_after_importing(["capax.engine.llm", "tokenizers"])
+    assert unneeded & loaded == set()

@@ -13,7 +13,6 @@ continue it.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from capax.files.sha256 import sha256
 from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool
 
 _ROOT_TAG = b"capax prefix 1 root"
@@ -193,7 +193,7 @@ def page_key(parent: bytes, tokens: Sequence[int]) -> bytes:
 
 def _digest(*parts: bytes) -> bytes:
     """SHA-256 of the parts, each after its length: no two lists of parts look alike."""
-    digest = hashlib.sha256()
+    digest = sha256()
     for part in parts:
         digest.update(struct.pack("<Q", len(part)))
         digest.update(part)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from capax.errors import ConfigError, FileFormatError, SandboxError
 from capax.files.bundled_templates import BUNDLED_TEMPLATES
+from capax.files.sha256 import sha256
 from capax.files.tokenizer import Tokenizer
 
 MAX_TEMPLATE_CHARS = 1 << 20
@@ -59,9 +60,7 @@ _PRIVATE_USE = range(0x100000, 0x10FFFE)
 
 
 def _digest(template: str) -> str:
-    import hashlib  # with it comes OpenSSL: 3 MiB that a run without chat does without
-
-    return hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256(template.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @lru_cache(maxsize=1)
