@@ -7,12 +7,17 @@ Whole files are better read by `hashlib`: OpenSSL's is several times as fast.
 
 from __future__ import annotations
 
-try:
-    from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]
-except ImportError:
-    try:  # Python 3.11
-        from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import sha256
+else:
+    try:
+        from _sha2 import sha256
     except ImportError:
-        from hashlib import sha256
+        try:  # Python 3.11
+            from _sha256 import sha256
+        except ImportError:
+            from hashlib import sha256
 
 __all__ = ["sha256"]
