@@ -142,13 +142,13 @@ def load(
     return LLM(model, memory=memory, ctx_size=window + 1, threads=threads, kv=kv, n_sequences=LANES)
 
 
-def progress(verb: str) -> Progress | None:
+def progress(verb: str, things: str = "tokens") -> Progress | None:
     """Return a callback that shows how far it is, on a terminal."""
     if not console().shows_progress():
         return None
 
     def show(done: int, total: int) -> None:
-        click.echo(f"\r{verb} {done:,} of {total:,} tokens", err=True, nl=done == total)
+        click.echo(f"\r{verb} {done:,} of {total:,} {things}", err=True, nl=done == total)
 
     return show
 

@@ -66,7 +66,7 @@ def command(
         flops = published_flops(DecoderShape.of(llm.config), max_tokens) / max_tokens
     else:
         flops = exact_flops(llm.config, max_tokens) / max_tokens
-    show = progress("scored") or (lambda done, total: None)
+    show = progress("scored", "texts") or (lambda done, total: None)
     scores = []
     for score in score_texts(llm, llm.tokenizer, texts, max_tokens):
         scores.append(score)

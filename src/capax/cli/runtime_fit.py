@@ -1,0 +1,101 @@
+"""`capax measure runtime fit`: the profile that samples amount to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from capax.cli.options import json_option
+
+
+@click.command("fit")
+@click.argument("samples_file", metavar="SAMPLES", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "output", type=click.Path(path_type=Path), metavar="OUT",
+    help="Profile to write, a table in HELM's form.",
+)  # fmt: skip
+@click.option(
+    "--denoise", is_flag=True,
+    help="Machine was shared: minimum of each cell, no check of stability.",
+)  # fmt: skip
+@click.option("--no-kappa", is_flag=True, help="Without the term for reading the cache.")
+@json_option
+def command(
+    samples_file: Path, output: Path | None, denoise: bool, no_kappa: bool, as_json: bool
+) -> None:
+    """Fit T(p, o) to SAMPLES of 'capax measure runtime profile'.
+
+    Refuses samples whose rounds disagree by more than 5 % in the time per token, and samples
+    whose times their output tokens do not explain.
+    """
+    from capax.cli.json_files import read_json, write_json
+    from capax.errors import ConfigError
+    from capax.measuring import idealized_runtime as runtime
+    from capax.measuring.runtime_profile import read_samples
+
+    document = read_json(samples_file)
+    samples = read_samples(document)
+    name = str(document.get("model", samples_file.stem))
+    if denoise:
+        spread = None
+        result = runtime.denoise(samples, remove_overhead=False)
+    else:
+        spread = runtime.check_stable(samples)
+        result = runtime.fit(runtime.cells(samples), kappa=False if no_kappa else "test")
+    model = result.model
+    spent = sum(s.seconds for s in samples)
+    figures = {
+        "r2": result.r2,
+        "median_error": result.median_error,
+        "max_error": result.max_error,
+        "kappa_ratio": result.kappa_ratio,
+        "rounds_differ": spread,
+        "denoised": denoise,
+        "profiling_s": spent,
+    }
+    entry = {**model.to_helm(), "fit": figures, "about": document.get("about", {})}
+    if output is not None:
+        write_json(output, {name: entry})
+    if as_json:
+        click.echo(json.dumps({name: entry}, indent=2))
+        return
+    longest = max(model.g)
+    rows = [
+        ("model", name),
+        ("cells", f"{len(result.errors)}, {len(samples):,} queries"),
+        ("g", f"{_ms(model.g[min(model.g)])} at p = {min(model.g)}, {_ms(model.g[longest])} at "
+              f"p = {longest}"),
+        ("beta", f"{_ms(model.beta)} per token, {_ms(model.token_seconds(longest))} at depth "
+                 f"{longest}"),
+        ("kappa", f"{model.kappa * 1e6:.4f} us per cached token"
+                  + (" (the test does not want it)" if not model.kappa and not no_kappa else "")),
+        ("R2", f"{result.r2:.6f}"),
+        ("errors", f"median {result.median_error:.2%}, largest {result.max_error:.2%}"),
+        ("rounds", "not compared" if spread is None else f"differ by {spread:.1%}"),
+        ("profiling", f"{spent:.1f} s, as long as "
+                      f"{runtime.break_even(spent, model, longest, 32):.0f} queries of "
+                      f"({longest}, 32) measured ten times"),
+    ]  # fmt: skip
+    try:
+        ours, baseline = runtime.held_out_errors(
+            runtime.cells(samples, "min" if denoise else "median")
+        )
+        rows.insert(-2, (
+            "held out", f"median {_middle(ours):.2%}, two constants {_middle(baseline):.2%}",
+        ))  # fmt: skip
+    except ConfigError:
+        pass  # too small a grid to hold anything out
+    for label, value in rows:
+        click.echo(f"{label:<10} {value}")
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f} ms"
+
+
+def _middle(errors: object) -> float:
+    import numpy as np
+
+    return float(np.median(np.asarray(errors)))
