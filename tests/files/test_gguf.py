@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from capax.errors import FileFormatError, StoreError
 from capax.files.encodings import BF16, ENCODINGS, F16, F32, Q4_1, Q8_0, nbytes_of
 from capax.files.gguf import GGUFArray, GGUFFile, TensorData, Typed, ValueType, write_gguf
+from capax.files.gguf_format import PackedStrings
 from capax.files.tensors import TensorReader, read_float32
 
 METADATA = {
@@ -336,3 +337,25 @@ def test_extents_are_exact_beyond_64_bits() -> None:
     assert nbytes_of((2**48, 2**48, 2**16, 2**10), F32) == 2**124
     assert nbytes_of((), F32) == 4
     assert nbytes_of((0, 32), Q8_0) == 0
+
+
+def test_packed_strings_are_the_strings_of_the_array() -> None:
+    texts = ["", "a", "Ġthe", "\udcff", "日本", ""]
+    raw = b"".join(
+        len(data).to_bytes(8, "little") + data
+        for data in (text.encode("utf-8", "surrogateescape") for text in texts)
+    )
+    packed = PackedStrings(GGUFArray(ValueType.STRING, len(texts), raw))
+    assert list(packed) == texts
+    assert packed[-2] == "日本"
+    assert packed[1:3] == ["a", "Ġthe"]
+    with pytest.raises(IndexError):
+        packed[len(texts)]
+
+
+def test_packed_strings_refuse_bytes_that_do_not_hold_them() -> None:
+    raw = (5).to_bytes(8, "little") + b"abcd" + bytes(8)
+    with pytest.raises(ValueError, match="beyond the bytes"):
+        PackedStrings(GGUFArray(ValueType.STRING, 2, raw))
+    with pytest.raises(ValueError, match="more strings"):
+        PackedStrings(GGUFArray(ValueType.STRING, 3, raw))

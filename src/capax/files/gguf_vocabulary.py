@@ -20,7 +20,7 @@ import numpy as np
 
 from capax import _native
 from capax.errors import FileFormatError
-from capax.files.gguf_format import GGUFArray, ValueType
+from capax.files.gguf_format import GGUFArray, PackedStrings, ValueType
 from capax.files.tokenizer import (
     ControlPattern,
     SpecialTokens,
@@ -92,12 +92,12 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> Tokenizer:
     if model == "gpt2":
         pre = _pre_tokenizer(fields)
         backend = _byte_level(fields, texts, kinds, pre)
-        vocabulary = Vocabulary(texts, kinds, "byte-level")
+        vocabulary = Vocabulary(fields.kept_strings("tokens", texts), kinds, "byte-level")
         add_bos, strips = pre.add_bos, False
     elif model == "llama":
         prefix = fields.flag("add_space_prefix", True)
         backend = _sentencepiece(fields, texts, kinds, prefix)
-        vocabulary = Vocabulary(texts, kinds, "sentencepiece")
+        vocabulary = Vocabulary(fields.kept_strings("tokens", texts), kinds, "sentencepiece")
         add_bos, strips = True, prefix
     else:
         raise FileFormatError(
@@ -165,6 +165,11 @@ class _Fields:
         if set(map(type, items)) != {str}:
             raise self.error(name, "has an entry that is not a string")
         return items
+
+    def kept_strings(self, name: str, strings: list[str]) -> Sequence[str]:
+        """Return what `strings` read in the form that is worth keeping."""
+        value = self._metadata.get(f"tokenizer.ggml.{name}")
+        return PackedStrings(value) if isinstance(value, GGUFArray) else strings
 
     def pairs(self, name: str, limit: int) -> list[tuple[str, str]]:
         """Read strings of two pieces each, straight from a file's bytes where there are some."""
