@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Check this machine: cores, memory, disk, models."),
     "probe": ("probe", "Measure this machine: bandwidth, arithmetic, disk."),
     "measure": ("measure", "Measure what a model is worth: compression and more."),
+    "scale": ("scale", "Spend tokens so that they buy correct answers."),
     "methods": ("methods", "List the methods and their options."),
     "completion": ("completion", "Print a shell completion script."),
 }

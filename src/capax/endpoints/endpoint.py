@@ -36,7 +36,8 @@ class Choice:
     """One answer. `logprobs`: of each of its tokens, natural log, if they were asked for.
 
     `finish_reason`: stop, length, tool_calls, content_filter, or error. `reasoning`: what the
-    model thought before the answer, where the endpoint tells it apart.
+    model thought before the answer, where the endpoint tells it apart. `n_tokens`: sampled tokens,
+    None where the endpoint does not say for each answer.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Choice:
     finish_reason: str
     logprobs: tuple[float, ...] | None = None
     reasoning: str | None = None
+    n_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -132,6 +132,8 @@ class HTTPEndpoint:
                 f"{self._name} answered {len(choices)} choices, but {params.n} were asked for"
             )
         usage = answer.usage.counts() if answer.usage else Usage(0, 0)
+        if len(choices) == 1 and answer.usage:  # all tokens are those of the one answer
+            choices = (replace(choices[0], n_tokens=usage.completion_tokens),)
         return Completion(choices, usage, time.monotonic() - started, answer.model or self._model)
 
     async def score(self, text: str) -> TokenScores:

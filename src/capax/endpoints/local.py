@@ -120,4 +120,5 @@ def _choice(output: CompletionOutput) -> Choice:
     if output.logprobs is not None:
         chosen = zip(output.logprobs, output.token_ids, strict=True)
         logprobs = tuple(position[token].logprob for position, token in chosen)
-    return Choice(output.index, output.text, output.finish_reason, logprobs)
+    n_tokens = len(output.token_ids)
+    return Choice(output.index, output.text, output.finish_reason, logprobs, n_tokens=n_tokens)

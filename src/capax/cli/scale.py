@@ -1,0 +1,14 @@
+"""`capax scale`: spend tokens so that they buy correct answers."""
+
+from __future__ import annotations
+
+from capax.cli.lazy import LazyGroup
+
+command = LazyGroup(
+    "scale",
+    table={
+        "sample": ("scale_sample", "Draw many answers to each task of a file, and check them."),
+        "coverage": ("scale_coverage", "Show what k samples solve, and forecast larger k."),
+    },
+    help="Spend a budget of tokens so that it buys correct answers.",
+)

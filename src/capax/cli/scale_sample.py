@@ -1,0 +1,212 @@
+"""`capax scale sample`: many answers to each task of a file, into a run directory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capax.cli.console import console
+from capax.cli.options import SizeType, json_option, model_argument
+from capax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capax.endpoints import Ledger
+    from capax.scaling.run_directory import RunDirectory
+    from capax.scaling.sampling import Progress, SamplePlan
+    from capax.scaling.tasks import Task
+
+MAX_PARALLEL = 64  # answers in one step; more gain nothing on a CPU
+CONTEXTS = 4  # whole contexts of KV cache; samples are far shorter, so many fit
+
+
+@click.command("sample")
+@model_argument
+@click.argument("tasks_file", metavar="TASKS", type=click.Path(path_type=Path))
+@click.option(
+    "-N", "--samples", "n", type=click.IntRange(1), default=16, show_default=True, metavar="N",
+    help="Samples per task.",
+)  # fmt: skip
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
+    help="Run directory; one that exists is continued. Default: a new one in runs/.",
+)  # fmt: skip
+@click.option("--checker", metavar="NAME", help="Checker of tasks that name none.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take the first N tasks.")
+@click.option(
+    "-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
+    help="Tokens per sample.",
+)  # fmt: skip
+@click.option(
+    "--temp", "--temperature", "temperature", type=float, default=0.6, show_default=True,
+    metavar="T", help="Temperature.",
+)  # fmt: skip
+@click.option(
+    "--top-p", type=float, default=1.0, show_default=True, metavar="P",
+    help="Keep the fewest tokens of this probability.",
+)  # fmt: skip
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this. May be repeated.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after the model's end token.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of the run."
+)  # fmt: skip
+@click.option(
+    "--choices", type=click.IntRange(1, 128), default=16, show_default=True, metavar="N",
+    help="Samples per call; they share its prompt.",
+)  # fmt: skip
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=4, show_default=True, metavar="N",
+    help="Calls at a time.",
+)  # fmt: skip
+@click.option(
+    "--max-total-tokens", type=click.IntRange(0), metavar="N",
+    help="Stop before more tokens than this are taken, prompts included.",
+)  # fmt: skip
+@click.option(
+    "--base-url", metavar="URL",
+    help="Ask this OpenAI-compatible server (http://host:port/v1), where MODEL is its name.",
+)  # fmt: skip
+@click.option("--api-key", metavar="KEY", help="Key for the server.")
+@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
+@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
+@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@json_option
+def command(
+    model: str,
+    tasks_file: Path,
+    n: int,
+    out: Path | None,
+    checker: str | None,
+    limit: int | None,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    stop: tuple[str, ...],
+    ignore_eos: bool,
+    seed: int,
+    choices: int,
+    concurrency: int,
+    max_total_tokens: int | None,
+    base_url: str | None,
+    api_key: str | None,
+    ctx_size: int | None,
+    threads: int | None,
+    memory: int | None,
+    as_json: bool,
+) -> None:
+    """Draw samples of each task in TASKS from MODEL.
+
+    TASKS is JSONL: {"id", "prompt" or "messages", "reference", "checker"}; checkers are exact,
+    numeric and choice. The same command with the same --out goes on where it was stopped, in
+    whatever way; a higher --samples extends a finished run.
+    """
+    from capax import SamplingParams
+    from capax.endpoints import Ledger
+    from capax.scaling.run_directory import RunDirectory, new_run_path
+    from capax.scaling.sampling import SamplePlan
+    from capax.scaling.tasks import read_tasks
+
+    tasks = read_tasks(tasks_file, checker, limit)
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        stop=stop,
+        ignore_eos=ignore_eos,
+    )
+    plan = SamplePlan(n, params, seed, choices, concurrency)
+    settings = plan.settings(tasks, _identity(model, base_url))
+    path = out or new_run_path(Path("runs"), tasks_file.stem, settings)
+    ledger = Ledger(max_tokens=max_total_tokens)
+    with RunDirectory(path, settings, _facts()) as run:
+        if base_url is None:
+            limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
+            status = asyncio.run(_here(model, limits, tasks, run, plan, ledger))
+        else:
+            status = asyncio.run(_there(base_url, model, api_key, tasks, run, plan, ledger))
+        n_samples = len(run.samples)
+    if as_json:
+        report = {"run": str(path), "status": status, "n_samples": n_samples}
+        click.echo(json.dumps({**report, "ledger": ledger.to_dict()}, indent=2))
+        return
+    totals = ledger.totals
+    click.echo(f"{path}: {n_samples:,} samples of {len(tasks):,} tasks, {status}")
+    console().note(
+        f"{totals.prompt_tokens:,} prompt tokens, {totals.completion_tokens:,} new; "
+        f"next: capax scale coverage {path}"
+    )
+
+
+async def _here(
+    model: str,
+    limits: dict[str, Any],
+    tasks: list[Task],
+    run: RunDirectory,
+    plan: SamplePlan,
+    ledger: Ledger,
+) -> str:
+    from capax import LLM
+    from capax.endpoints.local import LocalEndpoint
+    from capax.scaling.sampling import sample
+
+    parallel = max(plan.choices, min(plan.choices * plan.concurrency, MAX_PARALLEL))
+    llm = LLM(model, n_sequences=CONTEXTS, parallel=parallel, **limits)
+    async with LocalEndpoint(llm, ledger=ledger) as endpoint:
+        return await sample(endpoint, tasks, run, plan, _progress())
+
+
+async def _there(
+    base_url: str,
+    model: str,
+    api_key: str | None,
+    tasks: list[Task],
+    run: RunDirectory,
+    plan: SamplePlan,
+    ledger: Ledger,
+) -> str:
+    try:
+        from capax.endpoints.http import HTTPEndpoint
+    except ImportError:
+        raise ConfigError("asking a server needs: pip install 'capax[scale]'") from None
+    from capax.scaling.sampling import sample
+
+    async with HTTPEndpoint(base_url, model, api_key=api_key, ledger=ledger) as endpoint:
+        return await sample(endpoint, tasks, run, plan, _progress())
+
+
+def _identity(model: str, base_url: str | None) -> str:
+    """Return what tells this model from another: a digest of its weights, or where it is."""
+    if base_url is not None:
+        return f"{model}@{base_url}"
+    from capax.files.digest import weights_digest
+    from capax.files.model_file import open_model
+    from capax.files.registry import resolve
+
+    return f"sha256:{weights_digest(open_model(resolve(model))).hex()}"
+
+
+def _facts() -> dict[str, Any]:
+    """Return what a reader of the run wants to know besides."""
+    import platform
+    import sys
+
+    import capax
+
+    return {
+        "command": sys.argv,
+        "versions": {"capax": capax.__version__, "python": platform.python_version()},
+        "machine": {"platform": platform.platform(), "processor": platform.machine()},
+    }
+
+
+def _progress() -> Progress | None:
+    if not console().shows_progress():
+        return None
+
+    def show(done: int, total: int) -> None:
+        click.echo(f"\r{done:,} of {total:,} samples", err=True, nl=done >= total)
+
+    return show

@@ -1,0 +1,112 @@
+"""`capax scale` on a tiny model, as a user meets it."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from capax.decoding.params import SamplingParams
+from capax.scaling.run_directory import RunDirectory, Sample
+from capax.scaling.sampling import SamplePlan, verify
+from tests.cli.test_main import capax
+from tests.models import gguf_model
+from tests.scaling.scripted import sums
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    file = tmp_path / "tasks.jsonl"
+    rows = [{"id": f"t{i}", "prompt": f"{i} then", "reference": "7"} for i in range(3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Four problems with 0, 1, 4 and 8 right ones of 8 samples."""
+    path, problems = tmp_path / "run", sums(4)
+    plan = SamplePlan(8, SamplingParams(max_tokens=4), choices=8)
+    with RunDirectory(path, plan.settings(problems, "none")) as writer:
+        for task, n_right in zip(problems, (0, 1, 4, 8), strict=True):
+            writer.add_samples(
+                Sample(task.id, i, 0, 4, 3, "stop", task.reference if i < n_right else f"9{i}")
+                for i in range(8)
+            )
+        verify(writer, problems)
+        writer.set_status("success", n=8, problems={t.id: t.checker.name for t in problems})
+    return path
+
+
+def test_sampling_and_continuing(tmp_path: Path, tasks: Path) -> None:
+    arguments = ("scale", "sample", str(gguf_model("llama")), str(tasks), "--checker", "numeric",
+                 "-n", "6", "--out", str(tmp_path / "out"), "--json")  # fmt: skip
+    first = capax(tmp_path, *arguments, "-N", "4")
+    assert first.returncode == 0, first.stderr
+    report = json.loads(first.stdout)
+    assert report["n_samples"] == 12
+    again = json.loads(capax(tmp_path, *arguments, "-N", "6").stdout)
+    assert again["n_samples"] == 18
+    other = capax(tmp_path, *arguments, "-N", "6", "--seed", "1")
+    assert other.returncode == 1
+    assert "was begun with seed 0, not 1" in other.stderr
+    limited = capax(tmp_path, *arguments, "-N", "600", "--max-total-tokens", "200")
+    assert json.loads(limited.stdout)["status"] == "limited"
+
+
+def test_a_bad_task_is_named(tmp_path: Path, tasks: Path) -> None:
+    result = capax(tmp_path, "scale", "sample", "no-model", str(tasks))
+    assert result.returncode == 1
+    assert "tasks.jsonl line 1 is no task: it names no checker" in result.stderr
+
+
+def test_coverage_of_a_run(tmp_path: Path, run: Path) -> None:
+    picture = tmp_path / "curve.png"
+    result = capax(tmp_path, "scale", "coverage", str(run), "--k", "1,2,8", "--fit",
+                   "--forecast", "100", "--at-coverage", "0.7", "--plot", str(picture),
+                   "--json")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [p["coverage"] for p in report["coverage"]] == pytest.approx(
+        [13 / 32, (2 / 8 + 1 - 6 / 28 + 1) / 4, 3 / 4]
+    )
+    assert [p["stderr"] is None for p in report["coverage"]] == [False, False, True]
+    assert report["majority"][2]["accuracy"] == pytest.approx((1 / 8 + 1 + 1) / 4)
+    assert report["unsolved"] == 1
+    assert report["mean_new_tokens"] == 3
+    assert report["samples_needed"] == 7
+    assert [law["space"] for law in report["fits"]] == ["log", "coverage"]
+    assert report["forecasts"][0]["coverage"] > 0.7
+    assert struct.unpack(">II", picture.read_bytes()[16:24]) > (400, 200)
+
+
+def test_the_table_is_for_people(tmp_path: Path, run: Path) -> None:
+    result = capax(tmp_path, "scale", "coverage", str(run), "--at-coverage", "0.9")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("4 problems, 32 samples (")
+    assert lines[2].split()[:2] == ["1", "0.4062"]
+    assert lines[-1] == "coverage 0.9 takes more samples than there are"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--k", "0"), 2, "no list of whole numbers"),
+        (("--k", "9"), 1, "k is 9 but must be 1 to 8"),
+        (("--at-coverage", "0"), 2, "not in the range"),
+        (("--plot", "curve.docx"), 1, "cannot be written as a picture"),
+    ],
+)
+def test_wrong_use(
+    tmp_path: Path, run: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = capax(tmp_path, "scale", "coverage", str(run), *arguments)
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_no_run(tmp_path: Path) -> None:
+    result = capax(tmp_path, "scale", "coverage", str(tmp_path))
+    assert result.returncode == 1
+    assert f"is {tmp_path} a run?" in result.stderr
