@@ -8,6 +8,7 @@ command = LazyGroup(
     "measure",
     table={
         "capacity": ("measure_capacity", "Bits of text saved per unit of compute."),
+        "density": ("measure_density", "Quality per parameter, and how fast it grows."),
         "runtime": ("measure_runtime", "Price queries by their idealized runtime."),
         "compress": ("compress", "Compress a file with a model's probabilities."),
         "decompress": ("decompress", "Restore a file that 'compress' wrote."),
