@@ -32,8 +32,17 @@ class Contexts:
         Returns the logits after the last token of each: float32 [len(new), vocab_size]. Raises
         ValueError for more tokens of one context than a step takes.
         """
-        parts = [self._step(part) for part in self._steps(new)]
+        parts = []
+        for part in self._steps(new):
+            with self._engine.exclusive():
+                parts.append(self._step(part).copy())
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def advance(self, new: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Like `extend`, for those who do not want the logits; they are computed all the same."""
+        for part in self._steps(new):
+            with self._engine.exclusive():
+                self._step(part)
 
     def _steps(
         self, new: Sequence[tuple[int, Sequence[int]]]
@@ -48,16 +57,16 @@ class Contexts:
         yield new[begin:]
 
     def _step(self, new: Sequence[tuple[int, Sequence[int]]]) -> Floats:
+        """Run one step; returns a view that the next one overwrites."""
         slices = []
         tokens: list[int] = []
-        with self._engine.exclusive():
-            for index, added in new:
-                cache = self._caches[index]
-                cache.reserve(len(added))
-                slices.append(SequenceSlice(cache, len(tokens), len(tokens) + len(added)))
-                tokens += added
-            rows = np.array([s.end - 1 for s in slices], np.int32)
-            return self._model.forward(Step(np.array(tokens, np.int32), slices, rows)).copy()
+        for index, added in new:
+            cache = self._caches[index]
+            cache.reserve(len(added))
+            slices.append(SequenceSlice(cache, len(tokens), len(tokens) + len(added)))
+            tokens += added
+        rows = np.array([s.end - 1 for s in slices], np.int32)
+        return self._model.forward(Step(np.array(tokens, np.int32), slices, rows))
 
     def each_logits(self, index: int, tokens: Sequence[int]) -> Iterator[tuple[int, Floats]]:
         """Append tokens to one context; yield the logits after every one of them.

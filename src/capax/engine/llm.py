@@ -346,12 +346,11 @@ class LLM:
         with self.contexts(n_sequences, depth + n_tokens) as contexts:
             for i in everyone:
                 for begin in range(0, depth, self._model.max_tokens):
-                    contexts.extend(
-                        [(i, ids[i][begin : min(begin + self._model.max_tokens, depth)])]
-                    )
+                    part = ids[i][begin : min(begin + self._model.max_tokens, depth)]
+                    contexts.advance([(i, part)])
             started = time.perf_counter()
             for step in range(depth, depth + n_tokens):
-                contexts.extend([(i, ids[i][step : step + 1]) for i in everyone])
+                contexts.advance([(i, ids[i][step : step + 1]) for i in everyone])
             return time.perf_counter() - started
 
     # --- inside -------------------------------------------------------------------------
