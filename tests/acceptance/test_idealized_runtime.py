@@ -291,6 +291,10 @@ def test_an_unstable_machine_publishes_nothing(
         ({"runtime_per_output_token": 1, "runtime_for_prompt_tokens": {}}, "prompt lengths"),
         ({"runtime_per_output_token": 1, "runtime_for_prompt_tokens": {"0": 1}}, "prompt lengths"),
         ({"runtime_per_output_token": 1, "runtime_for_prompt_tokens": {"1": float("nan")}}, "nan"),
+        (
+            {"runtime_per_output_token": 1, "runtime_for_prompt_tokens": {"9" * 400: 1}},
+            "prompt lengths",
+        ),
         ([], "no runtime profile"),
     ],
 )
@@ -300,7 +304,12 @@ def test_entries_that_are_no_profile(entry: object, message: str) -> None:
 
 
 def test_samples_that_are_none() -> None:
-    for bad in (Sample(1, 1, 0.0), Sample(0, 1, 1.0), Sample(1, 1, float("nan"))):
+    for bad in (
+        Sample(1, 1, 0.0),
+        Sample(0, 1, 1.0),
+        Sample(10**400, 1, 1.0),
+        Sample(1, 1, float("nan")),
+    ):
         with pytest.raises(ConfigError, match="no timed query"):
             cells([bad])
     with pytest.raises(ConfigError, match="no cell with o = 1"):

@@ -14,15 +14,15 @@ from capax.cli.options import json_option
 @click.command("estimate")
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
 @click.option("--name", metavar="MODEL", help="Which profile of a table of several.")
-@click.option("--prompt", "p", required=True, type=click.IntRange(0), metavar="N",
+@click.option("--prompt", "p", required=True, type=click.IntRange(0, 10**9), metavar="N",
               help="Prompt tokens.")  # fmt: skip
-@click.option("--output", "o", required=True, type=click.IntRange(0), metavar="N",
+@click.option("--output", "o", required=True, type=click.IntRange(0, 10**9), metavar="N",
               help="Output tokens.")  # fmt: skip
 @click.option("--cached", type=click.IntRange(0), default=0, metavar="N",
               help="Prompt tokens that a prefix cache has.")  # fmt: skip
-@click.option("--queries", type=click.IntRange(1), default=1, metavar="N",
+@click.option("--queries", type=click.IntRange(1, 10**12), default=1, metavar="N",
               help="So many such queries.")  # fmt: skip
-@click.option("--devices", type=click.IntRange(1), default=1, metavar="N",
+@click.option("--devices", type=click.IntRange(1, 10**9), default=1, metavar="N",
               help="Devices that a query occupies.")  # fmt: skip
 @click.option("--price", type=click.FloatRange(0), metavar="X", help="Price of a device's hour.")
 @click.option("--watts", type=click.FloatRange(0), metavar="W", help="Power of a device.")

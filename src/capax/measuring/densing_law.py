@@ -188,10 +188,10 @@ def fit_loss(n_params: Floats, n_tokens: Floats, losses: Floats, near: Ruler | N
         at_centre = math.log(near.a) - near.alpha * n0, math.log(near.b) - near.beta * d0
         starts = [(at_centre[0], near.alpha, at_centre[1], near.beta)]
     x, _ = minimise(residuals, np.array(starts), delta=HUBER)
-    if min(x[1], x[3]) <= 0:
+    if not 0 < min(x[1], x[3]) <= max(x[1], x[3]) < 10:
         raise ConfigError(
             f"the ladder's exponents are {x[1]:.3g} for parameters and {x[3]:.3g} for tokens; "
-            "loss must fall with both, so this ladder is no ruler"
+            "loss must fall with both, and slowly, so this ladder is no ruler"
         )
     first, alpha, second, beta = (float(value) for value in x)
     return math.exp(first + alpha * n0), alpha, math.exp(second + beta * d0), beta

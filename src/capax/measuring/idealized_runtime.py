@@ -33,6 +33,7 @@ Floats = npt.NDArray[np.float64]
 KAPPA_CRITICAL = 5.41  # P(half chi-square of one degree > 5.41) = 0.01
 LEAST_R2 = 0.5  # shuffled labels give about 0, a forgotten cache term still 0.7
 STABLE_WITHIN = 0.05
+MAX_TOKENS = 10**9  # of a prompt or an answer; more is a mistake in a file
 
 
 class Sample(NamedTuple):
@@ -66,8 +67,8 @@ class RuntimeModel:
     overhead: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.g or min(self.g) < 1:
-            raise ConfigError("g needs prompt lengths, of 1 token or more")
+        if not self.g or not 1 <= min(self.g) <= max(self.g) <= MAX_TOKENS:
+            raise ConfigError(f"g needs prompt lengths, from 1 to {MAX_TOKENS:,} tokens")
         numbers = {"beta": self.beta, "kappa": self.kappa, "overhead": self.overhead}
         for name, value in {**{f"g({p})": s for p, s in self.g.items()}, **numbers}.items():
             if not math.isfinite(value) or value < 0:
@@ -189,8 +190,12 @@ def cells(samples: Iterable[Sample], by: Literal["median", "mean", "min"] = "med
     """Reduce the repeats of each (p, o). Raises ConfigError for a time or count that is none."""
     repeats: dict[tuple[int, int], list[float]] = {}
     for s in samples:
-        if not (s.p >= 1 and s.o >= 1 and math.isfinite(s.seconds) and s.seconds > 0):
-            raise ConfigError(f"{s} is no timed query: p, o >= 1 and a positive time are needed")
+        is_time = math.isfinite(s.seconds) and s.seconds > 0
+        if not (1 <= min(s.p, s.o) <= max(s.p, s.o) <= MAX_TOKENS and is_time):
+            raise ConfigError(
+                f"{s!s:.100} is no timed query: 1 to {MAX_TOKENS:,} tokens and a positive time "
+                "are needed"
+            )
         repeats.setdefault((s.p, s.o), []).append(s.seconds)
     quantities: dict[str, Callable[[list[float]], Any]]
     quantities = {"median": np.median, "mean": np.mean, "min": min}
