@@ -94,7 +94,8 @@ def main() -> int:
         elif request["do"] == "probe":
             answer = {**peer.probe(request["nbytes"])} if isinstance(peer, Probing) else {}
         else:
-            answer = {"version": peer.version(), "peak_rss_bytes": peak_rss_bytes()}
+            peak = peak_rss_bytes()  # first: finding out a version takes memory as well
+            answer = {"version": peer.version(), "peak_rss_bytes": peak}
         print(json.dumps(answer), file=answers, flush=True)
     return 0
 

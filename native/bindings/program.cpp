@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
 
+#include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/sampling.h"
 #include "kv/page_pool.h"
@@ -71,9 +73,29 @@ struct RecordedProgram {
   }
 };
 
+// Refuse a page of sequence `i` that is outside the pool, free, or twice in its table.
+void check_page(const PagePool& pool, int32_t page, int32_t i, std::vector<int32_t>& seen_by) {
+  const auto refuse = [&](const std::string& problem) {
+    throw std::invalid_argument("page " + std::to_string(page) + " of sequence " + std::to_string(i) + " " + problem);
+  };
+  if (page < 0 || page >= pool.capacity()) refuse("is outside the pool of " + std::to_string(pool.capacity()) + " pages");
+  if (!pool.is_in_use(page)) refuse("is free; allocate it first");
+  int32_t& seen = seen_by[static_cast<size_t>(page)];
+  if (seen == i) refuse("is in its table twice");
+  seen = i;
+}
+
 int64_t checked_range(const RecordedProgram& self, int64_t begin, int64_t end) {
-  if (begin < 0 || end < begin || end > self.program.n_operations()) throw nb::value_error("operation range");
+  if (begin < 0 || end < begin || end > self.program.n_operations()) throw std::invalid_argument("operations " + std::to_string(begin) + " to " + std::to_string(end) + " of a program of " +
+                                std::to_string(self.program.n_operations()));
   return end;
+}
+
+void check_logit_rows(const Step& step) {
+  for (int64_t r = 0; r < step.n_logit_rows; ++r)
+    if (step.logit_rows[r] < 0 || step.logit_rows[r] >= step.n_tokens)
+      throw std::invalid_argument("logit row " + std::to_string(step.logit_rows[r]) + " is outside the step's " +
+                                  std::to_string(step.n_tokens) + " tokens");
 }
 
 nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> tokens, Matrix<int32_t> bounds,
@@ -86,9 +108,10 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
   step.logit_rows = logit_rows.data();
   step.n_logit_rows = static_cast<int64_t>(logit_rows.shape(0));
   for (int64_t t = 0; t < step.n_tokens; ++t)
-    if (step.tokens[t] < 0 || step.tokens[t] >= self.vocab_size) throw nb::value_error("token id outside the vocabulary");
-  for (int64_t r = 0; r < step.n_logit_rows; ++r)
-    if (step.logit_rows[r] < 0 || step.logit_rows[r] >= step.n_tokens) throw nb::value_error("logit row");
+    if (step.tokens[t] < 0 || step.tokens[t] >= self.vocab_size)
+      throw std::invalid_argument("token id " + std::to_string(step.tokens[t]) + " is outside the vocabulary of " +
+                                  std::to_string(self.vocab_size));
+  check_logit_rows(step);
   if (bounds.shape(1) != 3) throw nb::value_error("bounds are rows of (begin, end, position)");
   if (pool && (!layout || page_tables.size() != bounds.shape(0))) throw nb::value_error("one page table for each sequence");
   if (pool) {
@@ -102,19 +125,25 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
     }
   }
   int64_t next = 0;
+  std::vector<int32_t> seen_by(pool ? static_cast<size_t>(pool->capacity()) : 0, -1);  // page -> last sequence
   for (size_t i = 0; i < bounds.shape(0); ++i) {
     const int32_t* row = bounds.data() + 3 * i;
     const int64_t n = int64_t{row[1]} - row[0];
     if (row[0] != next || n <= 0 || row[1] > step.n_tokens || row[2] < 0 || row[2] + n > self.n_positions)
-      throw nb::value_error("sequence bounds");
+      throw std::invalid_argument(
+          "sequence " + std::to_string(i) + " has rows " + std::to_string(row[0]) + " to " + std::to_string(row[1]) +
+          " from position " + std::to_string(row[2]) + "; its rows begin at " + std::to_string(next) + " of " +
+          std::to_string(step.n_tokens) + " and its positions end below " + std::to_string(self.n_positions));
     next = row[1];
     const int32_t* table = nullptr;
     if (pool) {
       const int64_t n_pages = (row[2] + n + kPageTokens - 1) / kPageTokens;
-      if (static_cast<int64_t>(page_tables[i].shape(0)) < n_pages) throw nb::value_error("page table too short");
+      const int64_t n_given = static_cast<int64_t>(page_tables[i].shape(0));
+      check(n_given >= n_pages, "the page table of sequence " + std::to_string(i) + " has " + std::to_string(n_given) +
+                                    " pages; its " + std::to_string(row[2] + n) + " tokens need " +
+                                    std::to_string(n_pages));
       table = page_tables[i].data();
-      for (int64_t p = 0; p < n_pages; ++p)
-        if (table[p] < 0 || table[p] >= pool->capacity()) throw nb::value_error("page id");
+      for (int64_t p = 0; p < n_pages; ++p) check_page(*pool, table[p], static_cast<int32_t>(i), seen_by);
     }
     step.sequences.push_back({row[0], row[1], row[2], table});
   }
@@ -152,8 +181,7 @@ void run_head(RecordedProgram& self, int64_t begin, Vector<int32_t> logit_rows, 
   step.n_tokens = self.last_n_tokens;
   step.logit_rows = logit_rows.data();
   step.n_logit_rows = static_cast<int64_t>(logit_rows.shape(0));
-  for (int64_t r = 0; r < step.n_logit_rows; ++r)
-    if (step.logit_rows[r] < 0 || step.logit_rows[r] >= step.n_tokens) throw nb::value_error("logit row");
+  check_logit_rows(step);
   NativeSection native;
   self.program.run(step, begin, end);
 }
@@ -185,7 +213,10 @@ int add_attention(RecordedProgram& self, int64_t layer, int q, int k, int v, int
                   float scale, int32_t window, bool causal) {
   if (layer < 0 || layer > kMaxLayer || n_kv_heads <= 0 || n_heads <= 0 || n_heads > kMaxHeads ||
       n_heads % n_kv_heads || head_dim <= 0 || head_dim % 2 || head_dim > kMaxHeadDim || window < 0)
-    throw nb::value_error("attention geometry");
+    throw std::invalid_argument(
+        "attention of layer " + std::to_string(layer) + " (0 to 65535) has n_heads " + std::to_string(n_heads) +
+        " (1 to 65536, a multiple of n_kv_heads), n_kv_heads " + std::to_string(n_kv_heads) + ", head_dim " +
+        std::to_string(head_dim) + " (even, 2 to 1024) and window " + std::to_string(window) + " (0 or more)");
   for (const int buffer : {q, out}) self.check_token_buffer(buffer, n_heads * head_dim);
   for (const int buffer : {k, v}) self.check_token_buffer(buffer, n_kv_heads * head_dim);
   if (q == k || q == v || k == v || out == q || out == k || out == v)
@@ -198,7 +229,9 @@ int add_attention(RecordedProgram& self, int64_t layer, int q, int k, int v, int
       static_cast<int64_t>(cos.shape(0)), interleaved ? RopeStyle::interleaved : RopeStyle::half,
       to_vector(q_norm), to_vector(k_norm), norm_eps, scale, window, causal};
   for (const std::vector<float>* gain : {&options.q_norm, &options.k_norm})
-    if (!gain->empty() && static_cast<int32_t>(gain->size()) != head_dim) throw nb::value_error("QK norm gain");
+    if (!gain->empty() && static_cast<int32_t>(gain->size()) != head_dim)
+      throw std::invalid_argument("a QK norm gain has " + std::to_string(gain->size()) + " values; head_dim is " +
+                                  std::to_string(head_dim));
   const int operation = self.add(std::make_unique<AttentionOperation>(self.program, std::move(options)), nullptr);
   self.layers.push_back({layer, {KVType::f32, n_kv_heads, head_dim, head_dim}});
   self.n_positions = std::min(self.n_positions, static_cast<int64_t>(cos.shape(0)));
@@ -246,7 +279,9 @@ void bind_program(nb::module_& m) {
           "write",
           [](PagePool& self, int32_t page, nb::bytes content) {
             self.references(page);
-            if (static_cast<int64_t>(content.size()) != self.page_nbytes()) throw nb::value_error("page size");
+            if (static_cast<int64_t>(content.size()) != self.page_nbytes())
+              throw std::invalid_argument("the content has " + std::to_string(content.size()) + " bytes; a page has " +
+                                          std::to_string(self.page_nbytes()));
             memcpy(self.base() + page * self.page_stride(), content.c_str(), content.size());
           },
           "page"_a, "content"_a)

@@ -20,6 +20,11 @@ PagePool::PagePool(int64_t page_nbytes, int64_t capacity) : page_nbytes_(page_nb
   if (page_nbytes > INT64_MAX - unit) throw std::bad_alloc();
   stride_ = (page_nbytes + unit - 1) / unit * unit;
   if (stride_ > (INT64_MAX - kHugePage) / capacity) throw std::bad_alloc();
+  // First what may throw: nobody would give the mapping back.
+  references_.assign(static_cast<size_t>(capacity), 0);
+  dirty_.assign(static_cast<size_t>(capacity), 0);
+  free_.reserve(static_cast<size_t>(capacity));
+  for (int64_t page = capacity - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
   mapping_nbytes_ = static_cast<size_t>(stride_ * capacity + kHugePage);
   mapping_ = mmap(nullptr, mapping_nbytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping_ == MAP_FAILED) throw std::bad_alloc();
@@ -29,10 +34,6 @@ PagePool::PagePool(int64_t page_nbytes, int64_t capacity) : page_nbytes_(page_nb
   // One address translation for 2 MiB instead of 512: decode reads the whole cache every step.
   madvise(base_, static_cast<size_t>(stride_ * capacity), MADV_HUGEPAGE);
 #endif
-  references_.assign(static_cast<size_t>(capacity), 0);
-  dirty_.assign(static_cast<size_t>(capacity), 0);
-  free_.reserve(static_cast<size_t>(capacity));
-  for (int64_t page = capacity - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
 }
 
 PagePool::~PagePool() { munmap(mapping_, mapping_nbytes_); }

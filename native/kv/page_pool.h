@@ -15,7 +15,7 @@ namespace capax {
 class PagePool {
  public:
   // page_nbytes: bytes of one page over all layers. Throws std::bad_alloc if the address range
-  // cannot be reserved.
+  // or the pool's own lists cannot be reserved.
   PagePool(int64_t page_nbytes, int64_t capacity);
   ~PagePool();
   PagePool(const PagePool&) = delete;
@@ -26,6 +26,9 @@ class PagePool {
   void release(int32_t page);
   int32_t copy(int32_t page);  // a private copy with one reference, -1 when the pool is full
   int32_t references(int32_t page) const;
+
+  // For an id in [0, capacity).
+  bool is_in_use(int32_t page) const { return references_[static_cast<size_t>(page)] > 0; }
 
   uint8_t* base() const { return base_; }
   int64_t page_nbytes() const { return page_nbytes_; }

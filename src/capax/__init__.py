@@ -61,5 +61,18 @@ def _version() -> str:
 
     try:
         return version("capax")
-    except PackageNotFoundError:  # a source tree on the path, not installed
+    except PackageNotFoundError:
+        return _source_version()
+
+
+def _source_version() -> str:
+    """Return the version of a source tree that is on the path without being installed."""
+    import tomllib
+    from pathlib import Path
+
+    try:
+        text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+        project = tomllib.loads(text)["project"]
+    except (OSError, ValueError, KeyError):
         return "0+unknown"
+    return str(project["version"]) if project.get("name") == "capax" else "0+unknown"

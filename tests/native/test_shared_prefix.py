@@ -47,6 +47,8 @@ class Pages:
         self.layout = _native.KVLayout(kind, heads, dim, dim)
         self.offset = LAYER * self.layout.layer_page_nbytes
         self.pool = _native.PagePool((LAYER + 1) * self.layout.layer_page_nbytes, CAPACITY)
+        for _ in range(CAPACITY):  # any page may be in a table
+            self.pool.allocate()
         self.rng = np.random.default_rng(3)
         self.free = self.rng.permutation(CAPACITY).astype(np.int32).tolist()
         self.trunks = [self.take(MOST_PAGES) for _ in range(2)]

@@ -74,7 +74,11 @@ class KVCache(Protocol):
         ...
 
     def load(self, content: bytes) -> None:
-        """Replace the content. Raises StoreError, changing nothing, for anything foreign."""
+        """Replace the content.
+
+        Raises StoreError for anything foreign and CapacityError if there is no room for it,
+        changing nothing.
+        """
         ...
 
     def close(self) -> None:
