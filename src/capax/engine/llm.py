@@ -426,7 +426,8 @@ class LLM:
 
     def piece(self, request: Request, event: Event) -> StreamPiece:
         """Return an event of a request as callers see it."""
-        last = request.is_finished and not request.events
+        # What was ended as a whole has no last piece: its reader meets the error instead.
+        last = request.is_finished and not request.is_over and not request.events
         wanted = request.params.logprobs is not None
         sampled = event.sampled
         return StreamPiece(
