@@ -136,6 +136,7 @@ class LLM:
         packing = Background(lambda: tensors.pack(self.threads))
         with _native.DefaultFloatEnvironment(), without_collector(), packing:
             self.tokenizer: Tokenizer = load_tokenizer(self.file)
+            self.file = self.file.without_merges()
             packing.result()
             # Else the scratch memory, much of which most runs never touch, would lie on the
             # 10 MiB that only making the tokenizer needed: 0.2 ms.

@@ -31,6 +31,7 @@ MAX_TEMPLATE_NBYTES = 1 << 20
 MAX_CARD_NBYTES = 64 << 10
 
 ROPE_FREQS = "rope_freqs.weight"
+_MERGES = "tokenizer.ggml.merges"
 # Derived values that old checkpoints carry along, and the layer on top of BERT that only
 # predicts whether one sentence follows another.
 _REDUNDANT = re.compile(
@@ -62,6 +63,11 @@ class ModelFile:
     tokenizer_config: Path | None
     nbytes: int
     file_nbytes: int
+
+    def without_merges(self) -> ModelFile:
+        """Return the same without the tokenizer's merges: once it is made, nobody needs them."""
+        kept = {key: value for key, value in self.metadata.items() if key != _MERGES}
+        return replace(self, metadata=kept)
 
 
 def open_model(path: str | Path) -> ModelFile:
