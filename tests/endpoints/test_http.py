@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from capax import SamplingParams
+from capax.decoding.structured import StructuredOutputs
 from capax.endpoints import BudgetExceeded, GenerateRequest, Ledger
 from capax.endpoints.http import MAX_ANSWER_NBYTES, HTTPEndpoint, HTTPSettings
 from capax.errors import ConfigError, ContextLengthError, EndpointError
@@ -129,6 +130,31 @@ async def test_every_sampling_field_that_differs_is_sent() -> None:
             "min_tokens": 1, "logprobs": 2,
         }
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "field", "inside"),
+    [
+        (StructuredOutputs(json_object=True), "response_format", "json_object"),
+        (StructuredOutputs(json={"type": "integer"}), "response_format", "integer"),
+        (StructuredOutputs(regex="[ab]+"), "structured_outputs", "[ab]+"),
+        (StructuredOutputs(choice=["yes", "no"]), "structured_outputs", "yes"),
+    ],
+)
+async def test_the_form_of_an_answer_is_sent(
+    form: StructuredOutputs, field: str, inside: str
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        sent.append(json.loads(request.content))
+        return text_answer()
+
+    async with endpoint(handler) as model:
+        await model.generate(
+            GenerateRequest("x", SamplingParams(max_tokens=4, structured_outputs=form))
+        )
+    assert inside in json.dumps(sent[0][field])
 
 
 async def test_a_text_is_scored_by_its_echo() -> None:

@@ -10,6 +10,7 @@ followed.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ import msgspec
 import tenacity
 
 from capax.decoding.params import SamplingParams
+from capax.decoding.structured import StructuredOutputs
 from capax.endpoints.answers import (
     ChatAnswer,
     ChatChoice,
@@ -291,9 +293,23 @@ def _sampling_fields(p: SamplingParams) -> dict[str, Any]:
         fields["stop"] = list(p.stop)
     if p.stop_token_ids:
         fields["stop_token_ids"] = list(p.stop_token_ids)
+    if p.structured_outputs is not None:
+        fields |= _form_field(p.structured_outputs)
     if p.logit_bias:
         fields["logit_bias"] = {str(token): bias for token, bias in p.logit_bias.items()}
     return fields
+
+
+def _form_field(form: StructuredOutputs) -> dict[str, Any]:
+    """Return OpenAI's field for JSON, which every server knows, and vLLM's for other forms."""
+    if form.json_object:
+        return {"response_format": {"type": "json_object"}}
+    if form.json is not None:
+        schema = json.loads(form.form().text)
+        named = {"name": "answer", "strict": True, "schema": schema}
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
+    given = {"regex": form.regex, "grammar": form.grammar, "choice": form.choice}
+    return {"structured_outputs": {k: v for k, v in given.items() if v is not None}}
 
 
 def _most_tokens(request: GenerateRequest) -> int:

@@ -1,0 +1,139 @@
+"""Ask an endpoint every problem, in order, and write each answer down as soon as it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from capax.decoding.params import SamplingParams
+from capax.decoding.structured import StructuredOutputs
+from capax.endpoints.endpoint import Endpoint, GenerateRequest
+from capax.errors import ConfigError
+from capax.measuring.procbench import answer_form
+from capax.measuring.procbench.parsing import parse, parse_json
+from capax.measuring.procbench.problem import Problem
+from capax.measuring.procbench.record import Record, opened
+from capax.measuring.procbench.scoring import score
+
+Mode = Literal["free", "json"]
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How problems are asked. `json` mode lets the endpoint write nothing but the answer's form.
+
+    `max_new_tokens`: of each answer; 512 holds every true answer of up to 6 steps.
+    """
+
+    mode: Mode = "free"
+    max_new_tokens: int = 512
+
+    def request(self, problem: Problem) -> GenerateRequest:
+        """Return the greedy request for a problem."""
+        is_json = self.mode == "json"
+        text = problem.prompt
+        if is_json:
+            text += f"\n\n{answer_form.request(problem.task)}"
+        form = StructuredOutputs(json=answer_form.schema(problem.task)) if is_json else None
+        params = SamplingParams(
+            max_tokens=self.max_new_tokens, temperature=0.0, structured_outputs=form
+        )
+        return GenerateRequest([{"role": "user", "content": text}], params, purpose="procbench")
+
+
+async def evaluate(
+    endpoint: Endpoint,
+    problems: Sequence[Problem],
+    settings: Settings,
+    path: Path,
+    *,
+    concurrency: int = 8,
+    count_tokens: CountTokens | None = None,
+    on_record: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """Return the record of every problem, asking only those that `path` does not have yet.
+
+    `on_record` is told how many are done, and of how many. Raises ConfigError if `path` is of
+    another run, EndpointError and BudgetExceeded as the endpoint does; what was answered is kept.
+    """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency is {concurrency} but must be at least 1")
+    header = {
+        "model": endpoint.name,
+        "mode": settings.mode,
+        "max_new_tokens": settings.max_new_tokens,
+        "problems": problems_digest(problems),
+    }
+    with opened(path, header) as (file, records):
+        under_way: deque[asyncio.Task[Record]] = deque()
+        waiting = deque(problems[len(records) :])
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < concurrency:
+                    problem = waiting.popleft()
+                    under_way.append(
+                        asyncio.create_task(_answer(endpoint, problem, settings, count_tokens))
+                    )
+                record = await under_way[0]
+                under_way.popleft()
+                file.append(record)
+                records.append(record)
+                if on_record:
+                    on_record(len(records), len(problems))
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+    return records
+
+
+async def _answer(
+    endpoint: Endpoint, problem: Problem, settings: Settings, count_tokens: CountTokens | None
+) -> Record:
+    completion = await endpoint.generate(settings.request(problem))
+    choice = completion.choices[0]
+    is_cut = choice.finish_reason == "length"
+    read = parse_json if settings.mode == "json" else parse
+    prediction = read(choice.text, problem.task, is_cut)
+    result = score(prediction, problem)
+    return Record(
+        task=problem.task.name,
+        example=problem.example,
+        steps=problem.steps,
+        digest=problem.digest,
+        text=choice.text,
+        is_cut=is_cut,
+        is_read=prediction is not None,
+        intermediate=list(prediction.intermediate) if prediction else [],
+        final=prediction.final if prediction else None,
+        pml=result.pml,
+        n_states=result.n_states,
+        pa=result.pa,
+        sm=result.sm,
+        fm=result.fm,
+        prompt_tokens=completion.usage.prompt_tokens,
+        completion_tokens=completion.usage.completion_tokens,
+        reference_tokens=count_tokens(reference(problem)) if count_tokens else None,
+    )
+
+
+def reference(problem: Problem) -> str:
+    """Return the true answer as compact JSON, the shortest form a reader needs."""
+    answer = {"intermediate": problem.intermediate, "final": problem.final}
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+def problems_digest(problems: Sequence[Problem]) -> str:
+    """Return the SHA-256 of all prompts and truths, in order."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        line = [problem.task.name, problem.example, problem.prompt, problem.init, *problem.states]
+        digest.update(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
