@@ -203,7 +203,8 @@ class Engine:
                 self._pages_freed.notify_all()
 
     def _set_aside(self, n_tokens: int, cache: PagedKVCache) -> None:
-        self._n_direct_waiting += 1  # from here on nothing new is admitted
+        with self._lock:
+            self._n_direct_waiting += 1  # from here on nothing new is admitted
         try:
             while True:
                 self._check_open()
@@ -221,7 +222,8 @@ class Engine:
                         self._pages_freed.wait(timeout=0.1)
                 self.step()
         finally:
-            self._n_direct_waiting -= 1
+            with self._lock:
+                self._n_direct_waiting -= 1
 
     def forget(self) -> None:
         """Drop every kept page and give free memory back to the system."""
