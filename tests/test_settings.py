@@ -1,7 +1,7 @@
 import pytest
 
 from capax.errors import ConfigError
-from capax.settings import flag_variable, unknown_variables, wanted_isa
+from capax.settings import flag_variable, preempt_every, unknown_variables, wanted_isa
 
 SUPPORTED = ["avx2", "scalar"]
 
@@ -28,3 +28,12 @@ def test_flags_have_a_variable_of_their_name() -> None:
 def test_misspelt_variables_are_found() -> None:
     environ = {"CAPAX_THREDS": "2", "CAPAX_THREADS": "2", "CAPAX_ISA": "avx2", "HOME": "/"}
     assert unknown_variables(["CAPAX_THREADS"], environ) == ["CAPAX_THREDS"]
+
+
+def test_forced_preemption_is_a_number_of_steps_or_refused() -> None:
+    name = "CAPAX_TEST_PREEMPT_EVERY"
+    assert [preempt_every({}), preempt_every({name: ""}), preempt_every({name: " 7 "})] == [0, 0, 7]
+    for value in ("-1", "x", "1.5", "9" * 30, "\u0663"):
+        with pytest.raises(ConfigError, match=name):
+            preempt_every({name: value})
+    assert unknown_variables([], {name: "7"}) == []

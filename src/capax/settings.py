@@ -13,6 +13,8 @@ from capax.errors import ConfigError
 
 PREFIX = "CAPAX_"
 ISA = "CAPAX_ISA"
+PREEMPT_EVERY = "CAPAX_TEST_PREEMPT_EVERY"
+OWN = (ISA, PREEMPT_EVERY)
 
 
 def flag_variable(parameter: str) -> str:
@@ -50,6 +52,21 @@ def apply_isa(environ: Mapping[str, str] = os.environ) -> str:
     return isa()
 
 
+def preempt_every(environ: Mapping[str, str] = os.environ) -> int:
+    """Return after how many steps a request gives its pages up though there is room; 0: never.
+
+    For tests of the engine. Raises ConfigError for anything but a whole number from 0 on.
+    """
+    value = environ.get(PREEMPT_EVERY, "").strip() or "0"
+    if not (value.isascii() and value.isdecimal() and len(value) < 10):
+        raise ConfigError(
+            f"{PREEMPT_EVERY} is {value!r:.60} but must be a whole number of steps; unset it"
+        )
+    return int(value)
+
+
 def unknown_variables(known: Sequence[str], environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the CAPAX_* variables that are set and mean nothing: most likely misspelt."""
-    return sorted(name for name in environ if name.startswith(PREFIX) and name not in {*known, ISA})
+    return sorted(
+        name for name in environ if name.startswith(PREFIX) and name not in {*known, *OWN}
+    )

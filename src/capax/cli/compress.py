@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from capax.cli.console import console
-from capax.cli.options import SizeType, json_option
+from capax.cli.options import json_option, machine_options
 
 if TYPE_CHECKING:
     from capax.engine.llm import LLM
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     "--window", type=click.IntRange(2), default=1024, show_default=True, metavar="N",
     help="Tokens that know of each other: more compress better and decompress more slowly.",
 )  # fmt: skip
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@machine_options
 @click.option("--kv", metavar="TYPE", help="KV cache: f32, f16, bf16 or int8.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @json_option

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from capax.cli.compress import check_output, load, progress, read_bytes, write_whole
-from capax.cli.options import SizeType
+from capax.cli.options import machine_options
 
 
 @click.command("decompress")
@@ -17,8 +17,7 @@ from capax.cli.options import SizeType
     "-o", "--output", "output", required=True, type=click.Path(path_type=Path), metavar="OUT",
     help="File to write.",
 )  # fmt: skip
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@machine_options
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def command(
     file: Path, model: str, output: Path, threads: int | None, memory: int | None, force: bool

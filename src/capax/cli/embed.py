@@ -8,15 +8,14 @@ from pathlib import Path
 
 import click
 
-from capax.cli.options import SizeType, model_argument
+from capax.cli.options import machine_options, model_argument
 
 
 @click.command("embed")
 @model_argument
 @click.argument("texts", nargs=-1)
 @click.option("--truncate", type=click.IntRange(1), metavar="N", help="Cut texts to N tokens.")
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@machine_options
 @click.option(
     "-o",
     "--output",

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from capax.cli.compress import progress, read_bytes
-from capax.cli.options import SizeType, json_option, model_argument
+from capax.cli.options import json_option, machine_options, model_argument
 
 
 @click.command("capacity")
@@ -34,8 +34,7 @@ from capax.cli.options import SizeType, json_option, model_argument
     "--mode", type=click.Choice(["exact", "paper"]), default="exact", show_default=True,
     help="Count as the paper does, or correctly.",
 )  # fmt: skip
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@machine_options
 @json_option
 def command(
     model: str,

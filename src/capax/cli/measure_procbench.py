@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capax.cli.compress import progress
-from capax.cli.options import SizeType, json_option, model_argument
+from capax.cli.options import json_option, machine_options, model_argument
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class StepsType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
     "--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True, metavar="N",
     help="Problems at a time.",
 )  # fmt: skip
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@machine_options
 @json_option
 def command(
     model: str,

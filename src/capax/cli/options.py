@@ -65,6 +65,18 @@ def json_option(function: F) -> F:
     )
 
 
+def machine_options(function: F) -> F:
+    """Add --threads and --memory, for commands that take the rest as it comes."""
+    for option in (
+        click.option(
+            "--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held."
+        ),
+        click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads."),
+    ):
+        function = option(function)
+    return function
+
+
 def capacity_options(function: F) -> F:
     """Add --ctx-size, --threads, --memory and the KV flags."""
     for option in reversed(

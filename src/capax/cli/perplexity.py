@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from capax.cli.console import console
-from capax.cli.options import SizeType, chosen_kv, json_option, model_argument
+from capax.cli.options import chosen_kv, json_option, machine_options, model_argument
 
 MAX_TEXT_NBYTES = 256 << 20
 
@@ -25,8 +25,7 @@ MAX_TEXT_NBYTES = 256 << 20
     show_default=True, metavar="N", help="Tokens of a window.",
 )  # fmt: skip
 @click.option("--windows", type=click.IntRange(1), metavar="N", help="Stop after N windows.")
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@machine_options
 @click.option("--kv", metavar="TYPE", help="KV cache: f32, f16, bf16 or int8.")
 @json_option
 def command(

@@ -82,11 +82,10 @@ def command(
         ours, baseline = runtime.held_out_errors(
             runtime.cells(samples, "min" if denoise else "median")
         )
-        rows.insert(-2, (
-            "held out", f"median {_middle(ours):.2%}, two constants {_middle(baseline):.2%}",
-        ))  # fmt: skip
+        held_out = f"median {_middle(ours):.2%}, two constants {_middle(baseline):.2%}"
     except ConfigError:
-        pass  # too small a grid to hold anything out
+        held_out = "nothing: the grid is too small"
+    rows.insert(-2, ("held out", held_out))
     for label, value in rows:
         click.echo(f"{label:<10} {value}")
 

@@ -9,7 +9,7 @@ import click
 
 from capax.cli.bench import NumbersType
 from capax.cli.compress import progress
-from capax.cli.options import DurationType, SizeType, chosen_kv, model_argument
+from capax.cli.options import DurationType, chosen_kv, machine_options, model_argument
 
 
 @click.command("profile")
@@ -38,8 +38,7 @@ from capax.cli.options import DurationType, SizeType, chosen_kv, model_argument
     "--pause", type=DurationType(), default="0s", show_default=True, metavar="TIME",
     help="Time between rounds, e.g. 10m.",
 )  # fmt: skip
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@machine_options
 @click.option("--kv", metavar="TYPE", help="KV cache: f32, f16, bf16 or int8. Default: f16.")
 def command(
     model: str,

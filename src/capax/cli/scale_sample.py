@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capax.cli.console import console
-from capax.cli.options import SizeType, json_option, model_argument
+from capax.cli.options import json_option, machine_options, model_argument
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ CONTEXTS = 4  # whole contexts of KV cache; samples are far shorter, so many fit
 )  # fmt: skip
 @click.option("--api-key", metavar="KEY", help="Key for the server.")
 @click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
+@machine_options
 @json_option
 def command(
     model: str,

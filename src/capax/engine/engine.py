@@ -7,7 +7,6 @@ prompt is cut into steps, or on where its pages come from, so neither do tokens.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter, deque
@@ -28,6 +27,7 @@ from capax.errors import CapacityError, CapaxError
 from capax.files.config import ModelConfig
 from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool, pages_for
 from capax.models import Model, SequenceSlice, Step
+from capax.settings import preempt_every
 
 STOP_TIMEOUT_S = 5.0  # longer than any step should take; exiting anyway beats hanging
 FLOAT_COST = 2.5  # of a multiply-add in attention, in those of the matrices (measured)
@@ -86,8 +86,8 @@ class Engine:
         self._stats = EngineStats(kv_pages_total=pool.native.capacity)
         self._counted_s = 0.0
         self._n_steps = self._n_prompt = self._n_generated = 0
-        # For tests: every so many steps a request gives its pages up, whether it must or not.
-        self._preempt_every = int(os.environ.get("CAPAX_TEST_PREEMPT_EVERY") or 0)
+        self._preempt_every = preempt_every()
+        self._n_turns = 0
         lifetime.watch(self)
 
     # --- requests -----------------------------------------------------------------------
@@ -414,9 +414,9 @@ class Engine:
 
     def _preempt_for_tests(self) -> None:
         running = self._scheduler.running
-        if self._preempt_every and running and self._n_steps % self._preempt_every == 0:
+        self._n_turns += 1
+        if self._preempt_every and running and self._n_turns % self._preempt_every == 0:
             self._scheduler.preempt(running[-1])
-            self._n_steps += 1
 
     def _pages_needed(self, request: Request) -> int:
         """The pages a request may come to need, shared prompt pages counted once."""

@@ -60,12 +60,7 @@ async def messages(request: Request) -> Response:
     if body.stream:
         events = writer.stream(answer, submitted)
         return EventStream(Chunks(submitted, events), on_error=anthropic_error)
-    try:
-        async with aclosing(answer.deltas(submitted)) as news:
-            async for deltas in news:
-                writer.add(deltas)
-    finally:
-        await submitted.aclose()
+    await answer.read(submitted, writer.add)
     writer.finish(answer)
     return Response(msgspec.json.encode(writer.message), media_type="application/json")
 

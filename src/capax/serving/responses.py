@@ -73,12 +73,7 @@ async def responses(request: Request) -> Response:
     if body.stream:
         events = writer.stream(answer, submitted)
         return EventStream(Chunks(submitted, events), on_error=writer.failed)
-    try:
-        async with aclosing(answer.deltas(submitted)) as news:
-            async for deltas in news:
-                writer.add(deltas)
-    finally:
-        await submitted.aclose()
+    await answer.read(submitted, writer.add)
     writer.finish(answer)
     return Response(msgspec.json.encode(writer.response), media_type="application/json")
 

@@ -6,7 +6,8 @@ turns into what the engine is asked for; what comes back are the deltas of a cha
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from pydantic import ValidationError
@@ -62,6 +63,15 @@ class TurnAnswer:
             self._output = pieces[-1].output
             if deltas:
                 yield deltas
+
+    async def read(self, submitted: Submitted, take: Callable[[list[Delta]], object]) -> None:
+        """Hand every delta to `take`, and end the request, whatever happens."""
+        try:
+            async with aclosing(self.deltas(submitted)) as news:
+                async for deltas in news:
+                    take(deltas)
+        finally:
+            await submitted.aclose()
 
     @property
     def output(self) -> RequestOutput:
