@@ -33,7 +33,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE_SOURCES) $(PACKAGE_
 # file: with pip's build isolation every call would see a new CMake in a new place and start over.
 $(DEV_VENV)/.build-requires: $(DEV_VENV)/.created pyproject.toml
 	$(DEV)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' > $@.txt
-	$(DEV)/pip install --quiet -r $@.txt cmake ninja
+	$(DEV)/pip install --quiet -r $@.txt cmake ninja 'setuptools>=70.1'
 	@touch $@
 
 $(DEV_VENV)/.installed: $(DEV_VENV)/.build-requires pyproject.toml $(NATIVE_SOURCES)
