@@ -573,3 +573,28 @@ def test_negative_control_a_wrong_count_is_seen(llm: LLM) -> None:
     with pytest.raises(RuntimeError, match="counts 2 references, 1 are held"):
         engine_of(llm).check_integrity()
     llm._pool.native.release(page)
+
+
+def test_news_of_a_step_is_seen_only_when_the_step_is_over(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader in another thread never takes a half-settled request for a finished one."""
+    engine = engine_of(llm)
+    request = request_of(llm, [5, 6], max_tokens=5, n=3, ignore_eos=True)
+    release = engine._scheduler.release
+    seen: list[tuple[int, bool, int]] = []
+
+    def watched(sequence: Any) -> None:
+        seen.append((len(request.events), request.is_finished, engine.stats.generation_tokens))
+        release(sequence)
+
+    monkeypatch.setattr(engine._scheduler, "release", watched)
+    before = engine.stats.generation_tokens
+    engine.submit(request)
+    drain(engine)
+    assert set(seen) == {
+        (4 * 3, False, before + 4 * 3)
+    }  # within the last step: as after the fourth
+    assert len(request.events) == 5 * 3
+    assert [event.is_last for event in request.events] == [False] * 14 + [True]
+    assert engine.stats.generation_tokens == before + 5 * 3

@@ -81,6 +81,7 @@ class Engine:
             max_sequences=parallel,
             keys_per_token=keys_per_token(model.config),
         )
+        self._made: list[Event] = []  # by the step that runs
         self._direct: list[PagedKVCache] = []
         self._n_direct_waiting = 0
         self._stats = EngineStats(kv_pages_total=pool.native.capacity)
@@ -141,7 +142,10 @@ class Engine:
                     request.error = error
                     self._end(request)
                 raise
-            self._count(time.perf_counter() - started if work else None)
+            else:
+                self._count(time.perf_counter() - started if work else None)
+            finally:
+                self._publish()
         self._sweep()
         return news
 
@@ -380,9 +384,10 @@ class Engine:
             for sequence, result in zip(choices, results[at : at + len(choices)], strict=True):
                 self._take_token(sequence, result)
             at += len(choices)
-            if request.is_finished:
+            if request.has_ended and request.error is None:
                 request.finished_s = time.perf_counter()
                 self._scheduler.retire(request)
+                self._made[-1] = self._made[-1]._replace(is_last=True)
             news[request] = None
         self._n_generated += len(results)
         return list(news)
@@ -401,9 +406,19 @@ class Engine:
             return
         if sampled is None:
             sequence.fail()
-        request.events.append(Event(sequence, sampled, text, sequence.finish_reason))
+        self._made.append(Event(sequence, sampled, text, sequence.finish_reason))
         if sequence.finish_reason is not None:
             self._scheduler.release(sequence)
+
+    def _publish(self) -> None:
+        """Hand out the events of a step when it is over: who reads one finds all else settled."""
+        for event in self._made:
+            request = event.sequence.request
+            if request.error is None or event.is_last:
+                request.events.append(event)
+            if event.is_last:
+                request.is_done = True
+        self._made.clear()
 
     def _end(self, request: Request) -> None:
         """End what is left of a request and take it off the engine."""

@@ -418,8 +418,10 @@ class LLM:
                 while request.events:
                     event = request.events.popleft()
                     yield self.piece(request, event)
+                    if event.is_last:
+                        return
                 request.raise_error()
-                if request.is_finished and not request.events:
+                if request.is_over:
                     return
                 self.engine.step()
         finally:
@@ -427,8 +429,6 @@ class LLM:
 
     def piece(self, request: Request, event: Event) -> StreamPiece:
         """Return an event of a request as callers see it."""
-        # What was ended as a whole has no last piece: its reader meets the error instead.
-        last = request.is_finished and not request.is_over and not request.events
         wanted = request.params.logprobs is not None
         sampled = event.sampled
         return StreamPiece(
@@ -437,7 +437,7 @@ class LLM:
             [] if sampled is None else [sampled.token],
             [self._position(sampled)] if wanted and sampled is not None else None,
             event.finish_reason,
-            self._output(request) if last else None,
+            self._output(request) if event.is_last else None,
         )
 
     def _output(self, request: Request) -> RequestOutput:

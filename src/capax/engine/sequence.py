@@ -18,12 +18,16 @@ from capax.kv import PagedKVCache, PagePool, pages_for
 
 
 class Event(NamedTuple):
-    """A sequence got a token (None: it failed); `text` became final with it."""
+    """A sequence got a token (None: it failed); `text` became final with it.
+
+    `is_last`: of its request; every choice has ended, and everything about it is final.
+    """
 
     sequence: Sequence
     sampled: Sampled | None
     text: str
     finish_reason: FinishReason | None
+    is_last: bool = False
 
 
 @dataclass(eq=False)
@@ -53,15 +57,20 @@ class Request:
     first_token_s: float | None = None
     finished_s: float | None = None
 
+    is_done: bool = False  # its last event is there to be fetched
     is_over: bool = False  # cancelled, or ended by an error
     error: BaseException | None = None  # what ended it, if a step failed as a whole
 
     @property
     def is_finished(self) -> bool:
-        """Whether every choice has ended, or the request was ended as a whole."""
-        return self.is_over or (
-            len(self.sequences) == self.params.n
-            and all(s.finish_reason is not None for s in self.sequences)
+        """Whether it was answered, or ended as a whole; true only behind the step that did it."""
+        return self.is_over or self.is_done
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every choice has ended. Changes within a step: for the engine alone."""
+        return len(self.sequences) == self.params.n and all(
+            s.finish_reason is not None for s in self.sequences
         )
 
     @property
