@@ -18,7 +18,7 @@ class CapaxRunner(Capax):
         self._llm = LLM(
             model, threads=threads, ctx_size=context, n_sequences=sequences, parallel=sequences
         )
-        self._settings = f"kv={self._llm.plan.kv_type} isa={self._llm.isa}"
+        self._settings = f"kv={self._llm.plan.kv} isa={self._llm.isa}"
 
     def clients(self, requests: list[tuple[str, int]], concurrency: int) -> dict[str, float]:
         """Let `concurrency` clients stream (prompt, answer tokens) until none is left."""

@@ -21,8 +21,8 @@ from capax.errors import ConfigError
 Kind = Literal["kv", "weights", "decoding"]
 KINDS: tuple[Kind, ...] = ("kv", "weights", "decoding")
 
-# The rooms whose import registers their methods.
-_ROOMS = {"kv": "capax.kv", "weights": "capax.weights", "decoding": "capax.decoding"}
+# The modules whose import registers the methods of a room.
+_ROOMS = {"kv": "capax.kv.all", "weights": "capax.weights", "decoding": "capax.decoding"}
 _MAX_SPEC_LEN = 1024
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -93,8 +93,10 @@ def parse_method(kind: Kind, spec: str) -> Chosen:
             f"{kind} has {len(spec):,} characters; at most {_MAX_SPEC_LEN:,} are read"
         )
     name, _, rest = spec.strip().partition(":")
-    known = {m.name: m for m in registered(kind)}
-    method = known.get(name)
+    method = _registry.get((kind, name))
+    if method is None:  # perhaps its module has not been imported yet
+        known = {m.name: m for m in registered(kind)}
+        method = known.get(name)
     if method is None:
         raise ConfigError(
             f"{kind} method {name!r:.60} is unknown; known are {', '.join(known) or 'none'} "

@@ -289,9 +289,9 @@ def test_choices_share_the_pages_of_the_prompt(llm: LLM) -> None:
     stream = llm.stream(prompt, sampled(n=8, max_tokens=4))
     for _ in range(8):  # the first token of each choice: all out of the prompt's one pass
         next(stream)
-    assert llm._pool.native.n_in_use == 3 + 1
+    assert llm._store.native.n_in_use == 3 + 1
     next(stream)  # now each has a token of its own
-    assert llm._pool.native.n_in_use == 3 + 8
+    assert llm._store.native.n_in_use == 3 + 8
     list(stream)
 
 
@@ -364,17 +364,17 @@ def test_leaving_a_stream_gives_its_pages_back(llm: LLM) -> None:
     llm.close()
     stream = llm.stream([5] * 300, sampled(max_tokens=100, n=3))
     next(stream)
-    assert llm._pool.native.n_in_use == 5
+    assert llm._store.native.n_in_use == 5
     del stream
     assert llm.engine.n_unfinished == 0
     llm.close()
-    assert llm._pool.native.n_in_use == 0
+    assert llm._store.native.n_in_use == 0
 
 
 def test_a_stream_nobody_reads_holds_nothing(llm: LLM) -> None:
     llm.close()
     stream = llm.stream([5] * 300, sampled())
-    assert llm._pool.native.n_in_use == 0
+    assert llm._store.native.n_in_use == 0
     del stream
 
 
@@ -445,7 +445,7 @@ def test_one_bad_prompt_refuses_the_whole_list_before_anything_runs(llm: LLM) ->
     with pytest.raises(CapacityError):
         small.generate([[5, 6], [7] * 100], sampled(max_tokens=20, n=16))
     for model in (llm, small):
-        assert model._pool.native.n_in_use == 0
+        assert model._store.native.n_in_use == 0
         assert model.engine.n_unfinished == 0
 
 

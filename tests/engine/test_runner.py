@@ -27,7 +27,7 @@ def llm(loaded: LLM) -> Iterator[LLM]:
     yield loaded
     loaded.engine.check_integrity()
     loaded.close()
-    assert loaded._pool.native.n_in_use == 0
+    assert loaded._store.native.n_in_use == 0
 
 
 async def ids_of(stream: AsyncIterator[list[StreamPiece]]) -> list[int]:

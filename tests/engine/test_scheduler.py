@@ -58,7 +58,7 @@ def _accounted(llm: LLM) -> Iterator[None]:
     drain(engine_of(llm))
     engine_of(llm).check_integrity()
     llm.close()
-    assert llm._pool.native.n_in_use == 0
+    assert llm._store.native.n_in_use == 0
 
 
 # --- any order of events --------------------------------------------------------------
@@ -158,7 +158,7 @@ class Schedule(RuleBasedStateMachine):
             assert tokens_of(request) == self.alone(spec)
         self.engine.check_integrity()
         self.llm.close()
-        assert self.llm._pool.native.n_in_use == 0
+        assert self.llm._store.native.n_in_use == 0
 
     def alone(self, spec: Any) -> list[list[int]]:
         if spec not in _alone:
@@ -270,7 +270,7 @@ def test_a_request_that_can_never_fit_is_refused_with_its_numbers(llm: LLM) -> N
     with pytest.raises(CapacityError, match=r"4 choices of 100 prompt tokens.* up to 150 .*"):
         small.generate([5] * 100, SamplingParams(max_tokens=150, n=4))
     engine_of(small).check_integrity()
-    assert small._pool.native.n_in_use == 0
+    assert small._store.native.n_in_use == 0
     assert engine_of(small).n_unfinished == 0
 
 
@@ -548,10 +548,10 @@ def test_cancelling_in_the_middle_of_a_step_takes_effect_after_it(
 
 
 def test_negative_control_a_leaked_page_is_seen(llm: LLM) -> None:
-    page = llm._pool.native.allocate()
+    page = llm._store.native.allocate()
     with pytest.raises(RuntimeError, match="KV pages are in use"):
         engine_of(llm).check_integrity()
-    llm._pool.native.release(page)
+    llm._store.native.release(page)
 
 
 def test_negative_control_a_page_given_back_twice_is_seen(llm: LLM) -> None:
@@ -559,20 +559,20 @@ def test_negative_control_a_page_given_back_twice_is_seen(llm: LLM) -> None:
     next(stream)
     (request,) = engine_of(llm)._scheduler.running
     page = int(request.sequences[0].cache.page_table[-1])
-    llm._pool.native.release(page)
+    llm._store.native.release(page)
     with pytest.raises(RuntimeError, match="are held"):
         engine_of(llm).check_integrity()
-    assert llm._pool.native.allocate() == page  # put it right again
+    assert llm._store.native.allocate() == page  # put it right again
     stream.close()  # type: ignore[attr-defined]
 
 
 def test_negative_control_a_wrong_count_is_seen(llm: LLM) -> None:
     llm.generate([5] * 100, SamplingParams(max_tokens=2))
     page = next(iter(engine_of(llm)._prefixes.pages()))
-    llm._pool.native.retain(page)
+    llm._store.native.retain(page)
     with pytest.raises(RuntimeError, match="counts 2 references, 1 are held"):
         engine_of(llm).check_integrity()
-    llm._pool.native.release(page)
+    llm._store.native.release(page)
 
 
 def test_news_of_a_step_is_seen_only_when_the_step_is_over(

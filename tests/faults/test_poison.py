@@ -49,7 +49,7 @@ def test_the_pages_of_a_poisoned_request_are_not_kept(tmp_path: Path) -> None:
     bad = poisoned(clean, tmp_path / "bad.gguf", "token_embd.weight", float("nan"), POISONED)
     llm = LLM(bad)
     assert llm.generate([8] * 90 + [POISONED], PARAMS).outputs[0].finish_reason == "error"
-    assert llm._pool.native.n_in_use == 0
+    assert llm._store.native.n_in_use == 0
     answer = llm.generate([8] * 90, PARAMS)
     assert answer.usage.cached_tokens == 0
     assert answer.outputs == LLM(clean).generate([8] * 90, PARAMS).outputs
@@ -65,7 +65,7 @@ def test_every_choice_and_the_stream_of_a_poisoned_request_say_error(tmp_path: P
     assert [(p.text, p.token_ids, p.finish_reason) for p in pieces] == [("", [], "error")] * 3
     assert pieces[-1].output is not None
     llm.engine.check_integrity()
-    assert llm._pool.native.n_in_use == 0
+    assert llm._store.native.n_in_use == 0
 
 
 def test_scoring_a_poisoned_text_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_scoring_a_poisoned_text_is_an_error_and_leaves_nothing_behind(tmp_path:
     with pytest.raises(CapaxError, match="not finite"):
         llm.generate([5, POISONED, 7], SamplingParams(max_tokens=1, prompt_logprobs=1))
     llm.engine.check_integrity()
-    assert llm._pool.native.n_in_use == 0
+    assert llm._store.native.n_in_use == 0
     assert llm.score([5, 6, 7]) == LLM(clean).score([5, 6, 7])
 
 

@@ -8,7 +8,7 @@ import pytest
 from capax.files.encodings import ENCODINGS
 from capax.files.gguf import GGUFFile, TensorData, write_gguf
 from capax.files.model_file import ModelFile, open_model
-from capax.kv import KV_TYPES, KVType, PagedKVCache, PagePool
+from capax.kv import KV_TYPES, KVType, PagedKVCache, PagePool, kv_method
 from capax.models import Model, ModelTensors, SequenceSlice, Step
 from capax.planning.footprint import (
     Shape,
@@ -36,7 +36,7 @@ def model_of(encoding: str) -> ModelFile:
 def shape(**choices: object) -> Shape:
     given = {
         "context_len": 256,
-        "kv_type": "f16",
+        "kv": "f16",
         "threads": 2,
         "prefill_chunk": 64,
         "n_sequences": 1,
@@ -58,7 +58,8 @@ def run_a_step(model: ModelFile, s: Shape) -> tuple[Model, PagePool]:
         max_logit_rows=s.logit_rows,
         n_threads=s.threads,
     )
-    pool = PagePool(model.config, s.kv_type, s.context_len // 64)
+    pool = kv_method(s.kv).open(model, s.context_len // 64, 1)
+    assert isinstance(pool, PagePool)
     cache = PagedKVCache(pool)
     for begin in range(0, s.context_len, s.prefill_chunk):
         tokens = np.arange(begin, begin + s.prefill_chunk, dtype=np.int32)
@@ -81,11 +82,11 @@ def test_weights_and_scratch_are_bounded_by_the_plan(encoding: str, streams: boo
     assert engine.weights_nbytes <= weights_nbytes(model, s.streamed)
 
 
-@pytest.mark.parametrize("kv_type", KV_TYPES)
-def test_a_full_kv_cache_takes_what_is_planned(kv_type: KVType) -> None:
+@pytest.mark.parametrize("kv", KV_TYPES)
+def test_a_full_kv_cache_takes_what_is_planned(kv: KVType) -> None:
     model = model_of("Q8_0")
-    _, pool = run_a_step(model, shape(kv_type=kv_type))
-    assert pool.nbytes == kv_nbytes(model.config, kv_type, 256)
+    _, pool = run_a_step(model, shape(kv=kv))
+    assert pool.nbytes == kv_nbytes(model.config, shape(kv=kv))
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from capax.errors import CapacityError, ConfigError
 from capax.files.model_file import ModelFile
+from capax.kv import kv_name
 from capax.planning.budget import Budget
 from capax.planning.footprint import footprint, packed_matrix_nbytes
-from capax.planning.plan import Alternative, DoesNotFit, Plan, parse_kv_type, plan_run
+from capax.planning.plan import Alternative, DoesNotFit, Plan, plan_run
 from capax.planning.sizes import GIB, MIB
 from tests.planning.imaginary import PROBE, imaginary_machine, imaginary_model
 
@@ -36,13 +37,13 @@ def packed_nbytes(model: ModelFile, p: Plan) -> int:
 def test_without_a_budget_everything_is_packed_and_whole() -> None:
     p = plan()
     assert set(p.residency.values()) == {"packed"}
-    assert (p.kv_type, p.context_len, p.notes) == ("f16", 8192, ())
+    assert (p.kv, p.context_len, p.notes) == ("f16", 8192, ())
     assert p.limit.source == "available memory"
 
 
 def test_kv_becomes_int8_before_the_context_shrinks_and_it_is_said() -> None:
     p = plan(mib=300)
-    assert (p.kv_type, p.context_len, p.streamed) == ("int8", 8192, frozenset())
+    assert (p.kv, p.context_len, p.streamed) == ("int8", 8192, frozenset())
     assert "int8 instead of f16" in p.notes[0]
 
 
@@ -68,7 +69,7 @@ def test_weights_are_streamed_last_and_no_more_than_needed() -> None:
 
 def test_an_embedding_that_is_only_looked_up_is_streamed_first() -> None:
     everything = plan(UNTIED)
-    p = plan(UNTIED, (everything.total_nbytes - MIB) / MIB, kv_type="f16", context_len=8192)
+    p = plan(UNTIED, (everything.total_nbytes - MIB) / MIB, kv="f16", context_len=8192)
     assert p.streamed == {"token_embd.weight"}
     assert p.prediction is not None
     assert everything.prediction is not None
@@ -84,13 +85,13 @@ def test_a_plan_never_exceeds_its_budget(
 ) -> None:
     model = MODELS[name]
     try:
-        p = plan_run(model, Budget(nbytes), context_len=context, kv_type=kv, machine=MACHINE)
+        p = plan_run(model, Budget(nbytes), context_len=context, kv=kv, machine=MACHINE)
     except DoesNotFit:
         return
     assert p.total_nbytes <= nbytes
     assert p.total_nbytes == footprint(model, p.shape).total
     assert context is None or p.context_len == context
-    assert kv is None or p.kv_type == kv
+    assert kv is None or p.kv == kv
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,7 +104,7 @@ def test_more_memory_never_gives_a_worse_plan(
     for nbytes in sorted(budgets):
         try:
             plans.append(
-                plan_run(model, Budget(nbytes), context_len=context, kv_type=kv, machine=MACHINE)
+                plan_run(model, Budget(nbytes), context_len=context, kv=kv, machine=MACHINE)
             )
         except DoesNotFit:
             assert not plans, "a smaller budget had fitted"
@@ -112,7 +113,7 @@ def test_more_memory_never_gives_a_worse_plan(
         assert len(more.streamed) <= len(less.streamed) or (
             packed_nbytes(model, more) >= packed_nbytes(model, less)
         )
-        assert (less.kv_type, more.kv_type) != ("f16", "int8")
+        assert (less.kv, more.kv) != ("f16", "int8")
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,7 +124,7 @@ def test_every_way_out_of_a_refusal_fits(
     model = MODELS[name]
     ways: tuple[Alternative, ...] | None = None
     try:
-        plan_run(model, Budget(nbytes), context_len=context, kv_type=kv, machine=MACHINE)
+        plan_run(model, Budget(nbytes), context_len=context, kv=kv, machine=MACHINE)
     except DoesNotFit as refusal:
         ways = refusal.alternatives
     assume(ways is not None)
@@ -134,7 +135,7 @@ def test_every_way_out_of_a_refusal_fits(
             model,
             Budget(way.memory or nbytes),
             context_len=way.context_len or context,
-            kv_type=way.kv_type or kv,
+            kv=way.kv or kv,
             machine=MACHINE,
         )
         assert p.total_nbytes <= (way.memory or nbytes), way
@@ -177,7 +178,7 @@ def test_a_way_out_that_this_machine_does_not_have_is_not_a_flag() -> None:
         ({"threads": 0}, "threads is 0"),
         ({"prefill_chunk": 0}, "prefill chunk is 0"),
         ({"n_sequences": 0}, "number of sequences is 0"),
-        ({"kv_type": "q4_0"}, "KV cache 'q4_0' is unknown"),
+        ({"kv": "q4_0"}, "KV cache 'q4_0' is unknown"),
     ],
 )
 def test_values_outside_their_range_are_named(options: dict[str, object], message: str) -> None:
@@ -186,14 +187,14 @@ def test_values_outside_their_range_are_named(options: dict[str, object], messag
 
 
 def test_q8_0_is_another_word_for_int8() -> None:
-    assert parse_kv_type("q8_0") == parse_kv_type("int8") == "int8"
+    assert kv_name("q8_0") == kv_name("int8") == "int8"
 
 
 def test_the_full_cache_can_be_spelled_as_a_method() -> None:
-    assert parse_kv_type("full") == "f16"
-    assert parse_kv_type("full:type=bf16") == "bf16"
+    assert kv_name("full") == "f16"
+    assert kv_name("full:type=bf16") == "bf16"
     with pytest.raises(ConfigError, match="full:type is 'f17'; use one of f32, f16, bf16, int8"):
-        parse_kv_type("full:type=f17")
+        kv_name("full:type=f17")
 
 
 def test_a_plan_is_one_json_document() -> None:
@@ -215,7 +216,7 @@ def test_several_contexts_become_fewer_before_anything_else_gives_way() -> None:
     some = plan(mib=between, context_len=512, n_sequences=16)
     assert 6 <= some.n_sequences <= 9
     assert some.total_nbytes <= between * MIB
-    assert (some.context_len, some.kv_type, some.streamed) == (512, "f16", frozenset())
+    assert (some.context_len, some.kv, some.streamed) == (512, "f16", frozenset())
     assert f"KV cache for {some.n_sequences} whole contexts instead of 16" in some.notes[0]
     least = plan(mib=one.total_nbytes / MIB - 0.1, context_len=512, n_sequences=16)
-    assert (least.n_sequences, least.kv_type) == (1, "int8")
+    assert (least.n_sequences, least.kv) == (1, "int8")

@@ -12,9 +12,7 @@ from capax.planning.prediction import (
 from tests.planning.imaginary import PROBE, imaginary_model
 
 MODEL = imaginary_model()
-SHAPE = Shape(
-    context_len=4096, kv_type="f16", threads=2, prefill_chunk=256, n_sequences=1, logit_rows=1
-)
+SHAPE = Shape(context_len=4096, kv="f16", threads=2, prefill_chunk=256, n_sequences=1, logit_rows=1)
 
 
 def test_decode_reads_every_weight_once_per_token() -> None:
@@ -29,7 +27,7 @@ def test_depth_costs_bandwidth_and_int8_kv_half_of_it() -> None:
     shallow = decode_seconds(MODEL, SHAPE, PROBE, 0)
     deep = decode_seconds(MODEL, SHAPE, PROBE, 4000)
     assert deep > 1.5 * shallow
-    assert decode_seconds(MODEL, replace(SHAPE, kv_type="int8"), PROBE, 4000) < deep
+    assert decode_seconds(MODEL, replace(SHAPE, kv="int8"), PROBE, 4000) < deep
 
 
 def test_streaming_costs_the_disk_at_every_token_and_once_per_chunk() -> None:

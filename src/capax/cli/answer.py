@@ -88,7 +88,7 @@ def details(llm: LLM, output: RequestOutput) -> Iterable[str]:
 
     t = output.timings
     yield f"isa {llm.isa}, threads {llm.plan.threads} ({llm.plan.threads_reason})"
-    yield f"load {llm.load_seconds:.3f} s, context {llm.plan.context_len}, KV {llm.plan.kv_type}"
+    yield f"load {llm.load_seconds:.3f} s, context {llm.plan.context_len}, KV {llm.plan.kv}"
     measured = llm.measured_memory()
     for name, planned in llm.plan.footprint.to_json().items():
         now = f"{format_size(measured[name]):>12}" if name in measured else f"{'':>12}"

@@ -113,7 +113,9 @@ class Result:
     help="Measurements of each test, after one warm-up.",
 )  # fmt: skip
 @click.option("--memory", type=SizeType(), metavar="SIZE", help="Hard limit on everything held.")
-@click.option("--kv", metavar="TYPE", help="KV cache: f32, f16, bf16 or int8. Default: f16.")
+@click.option(
+    "--kv", metavar="METHOD", help="KV cache: f32, f16, bf16, int8, or a method. Default: f16."
+)
 @json_option
 def command(
     model: str,
@@ -228,7 +230,7 @@ def machine_json(llm: LLM) -> dict[str, Any]:
         "threads": llm.plan.threads,
         "physical_cores": machine.physical_cores,
         "memory_bytes": machine.memory_total,
-        "kv": llm.plan.kv_type,
+        "kv": llm.plan.kv,
         "capax": capax.__version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -45,10 +45,10 @@ class KVTypeType(click.ParamType):  # type: ignore[type-arg]  # generic only sin
     name = "type"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from capax.planning.plan import parse_kv_type
+        from capax.kv import kv_name
 
         try:
-            return parse_kv_type(str(value))
+            return kv_name(str(value))
         except ConfigError as e:
             self.fail(str(e), param, ctx)
 
@@ -117,10 +117,10 @@ def chosen_kv(kv: str | None, type_k: str | None, type_v: str | None) -> str | N
     Raises UsageError for an unknown one and for choices that differ.
     """
     if kv:
-        from capax.planning.plan import parse_kv_type
+        from capax.kv import kv_name
 
         try:
-            parse_kv_type(kv)
+            kv = kv_name(kv)
         except ConfigError as error:
             raise click.UsageError(str(error)) from None
     if type_k and type_v and type_k != type_v:

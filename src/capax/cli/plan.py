@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     metavar="N", help="Context in tokens. Default: the model's, shrunk if it must be.",
 )  # fmt: skip
 @click.option("-t", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads.")
-@click.option("--kv", metavar="TYPE", help="KV cache: f32, f16, bf16 or int8.")
+@click.option("--kv", metavar="METHOD", help="KV cache: f32, f16, bf16, int8, or a method.")
 @click.option("--parallel", type=click.IntRange(1), default=1, help="Sequences at a time.")
 @json_option
 def command(
@@ -56,7 +56,7 @@ def command(
             file,
             Budget(memory),
             context_len=ctx_size,
-            kv_type=chosen_kv(kv, None, None),
+            kv=chosen_kv(kv, None, None),
             threads=threads,
             n_sequences=parallel,
             machine=machine,
@@ -114,7 +114,7 @@ def plan_lines(file: ModelFile, plan: Plan) -> list[str]:
     weights = f.weights + f.streaming
     lines = [
         f"weights {format_size(weights)} · KV {format_size(f.kv)} @ {plan.context_len} "
-        f"({plan.kv_type}) · scratch {format_size(f.scratch)} · tokenizer "
+        f"({plan.kv}) · scratch {format_size(f.scratch)} · tokenizer "
         f"{format_size(f.tokenizer)} · base {format_size(f.base)} → {format_size(f.total)} of "
         f"{plan.limit}  FITS",
         f"threads {plan.threads} ({plan.threads_reason})",
@@ -151,8 +151,8 @@ def max_contexts(file: ModelFile, plan: Plan) -> dict[str, int | None]:
 
     whole = replace(plan.shape, context_len=file.config.context_len)
     return {
-        "f16": longest_context(file, replace(whole, kv_type="f16"), plan.limit.nbytes, 1),
-        "int8": longest_context(file, replace(whole, kv_type="int8"), plan.limit.nbytes, 1),
+        "f16": longest_context(file, replace(whole, kv="f16"), plan.limit.nbytes, 1),
+        "int8": longest_context(file, replace(whole, kv="int8"), plan.limit.nbytes, 1),
     }
 
 
@@ -168,7 +168,7 @@ def context_rows(file: ModelFile, plan: Plan) -> list[dict[str, int | bool]]:
     for n in sorted(contexts):
         row: dict[str, int | bool] = {"context_len": n}
         for kv in ("f16", "int8"):
-            shape = replace(plan.shape, context_len=n, kv_type=kv)
+            shape = replace(plan.shape, context_len=n, kv=kv)
             row[kv] = footprint(file, shape).total
             row[f"{kv}_fits"] = row[kv] <= plan.limit.nbytes
         rows.append(row)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capax.engine.engine import Engine
-from capax.kv import PagedKVCache
+from capax.kv import KVCache
 from capax.models import Model, SequenceSlice, Step
 
 Floats = npt.NDArray[np.float32]
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 class Contexts:
     """Several contexts over one model, empty at first; made by `LLM.contexts`."""
 
-    def __init__(self, engine: Engine, model: Model, caches: Sequence[PagedKVCache]) -> None:
+    def __init__(self, engine: Engine, model: Model, caches: Sequence[KVCache]) -> None:
         self._engine = engine
         self._model = model
         self._caches = caches

@@ -17,7 +17,7 @@ from capax.errors import ConfigError
 from capax.files.model_file import open_model
 from capax.files.registry import resolve
 from capax.files.tokenizer import load_tokenizer
-from capax.kv import PagePool, pages_for
+from capax.kv import KV_TYPES, FullCache, PagePool, pages_for, parse_kv
 from capax.models import ModelTensors
 from capax.models.encoder import Encoder
 from capax.planning.budget import Budget
@@ -70,18 +70,24 @@ class Embedder:
             self.file,
             Budget(memory=None if memory is None else parse_size(memory, "memory")),
             context_len=ctx_size,
-            kv_type=kv,
+            kv=kv,
             threads=threads,
             prefill_chunk=STEP_TOKENS,
             n_sequences=STEP_SEQUENCES,
             logit_rows=1,
             name=self.name,
         )
+        full = parse_kv(self.plan.kv).options
+        if not isinstance(full, FullCache):
+            raise ConfigError(
+                f"{self.name} reads each text once: there is nothing for {self.plan.kv!r} to "
+                f"keep; use one of {', '.join(KV_TYPES)}"
+            )
         self.threads = self.plan.threads
         self.tokenizer = load_tokenizer(self.file)
         self.text_tokens = TextTokens(self.tokenizer, self.config.vocab_size, self.context_len)
         with _native.DefaultFloatEnvironment():
-            self._pool = PagePool(self.config, self.plan.kv_type, self.plan.n_pages)
+            self._pool = PagePool(self.config, full.type, self.plan.n_pages)
             self._encoder = Encoder(
                 self.config,
                 ModelTensors(self.file, self.plan.residency, self.threads),

@@ -25,7 +25,7 @@ from capax.engine.scheduler import Scheduler, Work
 from capax.engine.sequence import Event, Request, Sequence
 from capax.errors import CapacityError, CapaxError
 from capax.files.config import ModelConfig
-from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool, pages_for
+from capax.kv import KVCache, KVStore, SharedPagesCache
 from capax.models import Model, SequenceSlice, Step
 from capax.settings import preempt_every
 
@@ -63,9 +63,9 @@ class Engine:
     Every method may be called from any thread.
     """
 
-    def __init__(self, model: Model, pool: PagePool, parallel: int) -> None:
+    def __init__(self, model: Model, store: KVStore, parallel: int) -> None:
         self._model = model
-        self._pool = pool
+        self._store = store
         self._parallel = parallel
         # Guards everything below but the two queues of requests, whose ends are atomic.
         self._lock = threading.Lock()
@@ -73,18 +73,18 @@ class Engine:
         self._is_stopped = False
         self._arrived: deque[Request] = deque()
         self._cancelled: deque[Request] = deque()
-        self._prefixes = PrefixCache(pool)
+        self._prefixes = PrefixCache(store)
         self._scheduler = Scheduler(
-            pool,
+            store,
             self._prefixes,
             max_tokens=model.max_tokens,
             max_sequences=parallel,
             keys_per_token=keys_per_token(model.config),
         )
         self._made: list[Event] = []  # by the step that runs
-        self._direct: list[PagedKVCache] = []
+        self._direct: list[KVCache] = []
         self._n_direct_waiting = 0
-        self._stats = EngineStats(kv_pages_total=pool.native.capacity)
+        self._stats = EngineStats(kv_pages_total=store.capacity)
         self._counted_s = 0.0
         self._n_steps = self._n_prompt = self._n_generated = 0
         self._preempt_every = preempt_every()
@@ -96,11 +96,11 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Queue a request; never waits. Raises CapacityError if the cache could never hold it."""
         needed = self._pages_needed(request)
-        if needed > self._pool.native.capacity:
+        if needed > self._store.capacity:
             raise CapacityError(
                 f"{request.params.n} choices of {len(request.prompt_ids)} prompt tokens and up to "
-                f"{request.max_tokens} new ones need {needed} KV pages of {PAGE_TOKENS} tokens "
-                f"but the budget holds {self._pool.native.capacity}; "
+                f"{request.max_tokens} new ones need {needed} KV pages of "
+                f"{self._store.page_tokens} tokens but the budget holds {self._store.capacity}; "
                 "lower n or max_tokens, or raise the memory budget"
             )
         if request.params.n > self._parallel:
@@ -184,19 +184,19 @@ class Engine:
         self._sweep()
 
     @contextmanager
-    def direct_cache(self, n_tokens: int) -> Iterator[PagedKVCache]:
+    def direct_cache(self, n_tokens: int) -> Iterator[KVCache]:
         """An empty cache for passes outside `step`, with room for `n_tokens`.
 
         Runs and waits for what runs before it until there is. Raises CapacityError if there
         never will be.
         """
-        needed = pages_for(n_tokens)
-        if needed > self._pool.native.capacity:
+        needed = self._store.pages_for(n_tokens)
+        if needed > self._store.capacity:
             raise CapacityError(
-                f"{n_tokens} tokens need {needed} KV pages of {PAGE_TOKENS} tokens but the budget "
-                f"holds {self._pool.native.capacity}; raise the memory budget"
+                f"{n_tokens} tokens need {needed} KV pages of {self._store.page_tokens} tokens but "
+                f"the budget holds {self._store.capacity}; raise the memory budget"
             )
-        cache = PagedKVCache(self._pool)
+        cache = self._store.new()
         self._set_aside(n_tokens, cache)
         try:
             yield cache
@@ -206,7 +206,7 @@ class Engine:
                 cache.close()
                 self._pages_freed.notify_all()
 
-    def _set_aside(self, n_tokens: int, cache: PagedKVCache) -> None:
+    def _set_aside(self, n_tokens: int, cache: KVCache) -> None:
         with self._lock:
             self._n_direct_waiting += 1  # from here on nothing new is admitted
         try:
@@ -214,7 +214,7 @@ class Engine:
                 self._check_open()
                 with self._lock:
                     self._end_cancelled()
-                    missing = pages_for(n_tokens) - self._pool.n_free
+                    missing = self._store.pages_for(n_tokens) - self._store.n_free
                     if missing <= 0 or self._prefixes.evict(missing) >= missing:
                         cache.reserve(n_tokens)
                         self._direct.append(cache)
@@ -234,18 +234,25 @@ class Engine:
         self._sweep()
         with self._lock:
             self._prefixes.clear()
-            self._pool.native.trim()
+            self._store.trim()
             self._count(None, now=True)
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if pages and those who hold them do not account for each other."""
         self._sweep()
         with self._lock:
-            held = Counter(int(page) for cache in self._caches() for page in cache.page_table)
+            if not self._store.check_integrity():
+                raise RuntimeError("free and used pages of the KV cache do not add up")
+            pool = self._store.shared_pages
+            if pool is None:
+                return
+            held = Counter(
+                int(page)
+                for cache in self._caches()
+                if isinstance(cache, SharedPagesCache)
+                for page in cache.page_table
+            )
             held.update(self._prefixes.pages())
-            pool = self._pool.native
-            if not pool.check_integrity():
-                raise RuntimeError("free and used pages of the KV pool do not add up")
             if len(held) != pool.n_in_use:
                 raise RuntimeError(f"{pool.n_in_use} KV pages are in use, {len(held)} are held")
             for page, n in held.items():
@@ -254,7 +261,7 @@ class Engine:
                         f"KV page {page} counts {pool.references(page)} references, {n} are held"
                     )
 
-    def _caches(self) -> Iterator[PagedKVCache]:
+    def _caches(self) -> Iterator[KVCache]:
         yield from self._direct
         for request in [*self._scheduler.running, *self._scheduler.waiting]:
             for sequence in request.sequences:
@@ -334,8 +341,7 @@ class Engine:
         if len(request.sequences) == request.params.n:
             return [sequence]
         others = [
-            Sequence(request, index, PagedKVCache(self._pool))
-            for index in range(1, request.params.n)
+            Sequence(request, index, self._store.new()) for index in range(1, request.params.n)
         ]
         return [sequence, *others]
 
@@ -436,8 +442,9 @@ class Engine:
     def _pages_needed(self, request: Request) -> int:
         """The pages a request may come to need, shared prompt pages counted once."""
         n_prompt, n = len(request.prompt_ids), request.params.n
-        whole = pages_for(n_prompt + request.max_tokens)
-        return whole + (n - 1) * (whole - n_prompt // PAGE_TOKENS)
+        whole = self._store.pages_for(n_prompt + request.max_tokens)
+        shared = n_prompt // self._store.page_tokens if self._store.shared_pages else 0
+        return whole + (n - 1) * (whole - shared)
 
     def _count(self, step_s: float | None, *, now: bool = False) -> None:
         """Take a snapshot for `stats`; pages are counted only every now and then."""
@@ -449,12 +456,12 @@ class Engine:
         if now or moment - self._counted_s > COUNT_EVERY_S or not scheduler.running:
             self._counted_s = moment
             cached = self._prefixes.n_evictable
-            used = self._pool.native.n_in_use - cached
+            used = self._store.capacity - self._store.n_free - cached
         self._stats = EngineStats(
             n_running=len(scheduler.running),
             kv_pages_used=used,
             kv_pages_cached=cached,
-            kv_pages_total=self._pool.native.capacity,
+            kv_pages_total=self._store.capacity,
             prefix_query_tokens=scheduler.n_prompt_tokens,
             prefix_hit_tokens=scheduler.n_hit_tokens,
             n_preemptions=scheduler.n_preemptions,

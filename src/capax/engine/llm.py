@@ -47,7 +47,7 @@ from capax.files.config import ModelConfig
 from capax.files.model_file import ModelFile, open_model
 from capax.files.registry import resolve
 from capax.files.tokenizer import Tokenizer, load_tokenizer
-from capax.kv import PagePool, pages_for
+from capax.kv import kv_method
 from capax.models import Model, ModelTensors, SequenceSlice, Step
 from capax.planning.budget import Budget
 from capax.planning.machine import read_machine, usable_threads
@@ -72,7 +72,8 @@ class LLM:
     `memory`: a hard limit on everything capax holds (weights, packed copies, KV cache,
     scratch), as bytes or "300MiB"; None plans within what the machine has available.
     `ctx_size`: tokens of context; None takes the model's own, as far as the budget allows.
-    `kv`: cache precision f32, f16, bf16 or int8. `threads`: None takes the usable cores.
+    `kv`: cache precision f32, f16, bf16 or int8, or a method such as "xquant:bits=4".
+    `threads`: None takes the usable cores.
     `prefill_chunk`: prompt tokens per step; speed and scratch memory, never the result.
     `n_sequences`: whole contexts the KV cache has room for, fewer where the budget holds no more;
     shorter ones fit more often. `parallel`: most choices that run at once.
@@ -120,7 +121,7 @@ class LLM:
             self.file,
             Budget(memory=None if memory is None else parse_size(memory, "memory")),
             context_len=ctx_size,
-            kv_type=kv,
+            kv=kv,
             threads=threads,
             prefill_chunk=_chunk(prefill_chunk, parallel),
             n_sequences=n_sequences,
@@ -149,10 +150,10 @@ class LLM:
                 max_logit_rows=self.plan.logit_rows,
                 n_threads=self.threads,
             )
-        n_pages = pages_for(self.plan.context_len) * self.plan.n_sequences
-        self._pool = PagePool(self.config, self.plan.kv_type, n_pages)
+        method = kv_method(self.plan.kv)
+        self._store = method.open(self.file, self.plan.n_pages, self.plan.n_running)
         self.text_tokens = TextTokens(self.tokenizer, self.config.vocab_size, self.context_len)
-        self.engine = Engine(self._model, self._pool, parallel)
+        self.engine = Engine(self._model, self._store, parallel)
         self._constraints = ConstraintCompiler(self.tokenizer, self.config.vocab_size)
         self._contexts_lock = threading.Lock()
         self.load_seconds = time.perf_counter() - started
@@ -168,7 +169,7 @@ class LLM:
         """Bytes held now: weights, KV pages taken so far, scratch."""
         return {
             "weights": self._model.weights_nbytes,
-            "kv": self._pool.nbytes,
+            "kv": self._store.nbytes,
             "scratch": self._model.scratch_nbytes,
         }
 
@@ -275,7 +276,8 @@ class LLM:
 
     def max_contexts(self, n_tokens: int) -> int:
         """Return how many contexts of `n_tokens` the KV cache has room for at once."""
-        return self._pool.native.capacity // pages_for(n_tokens)
+        n = self._store.capacity // self._store.pages_for(n_tokens)
+        return min(n, self.plan.n_running) if self.plan.kv_footprint.sequence else n
 
     @contextmanager
     def contexts(self, n: int, n_tokens: int) -> Iterator[Contexts]:

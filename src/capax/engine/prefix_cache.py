@@ -1,10 +1,10 @@
 """Pages of prompts and answers, kept so that nobody computes them twice.
 
 A page is found by what it stands for: its key is the SHA-256 of the key of the page before it and
-of its own 64 tokens, chained from a root made of the namespace, so equal tokens of two tenants
-never meet. A hit also compares the token ids. A sequence that is over leaves its last, partly
-filled page as well: a prompt that goes on differently inside a page shares what the two have in
-common and copies the page at its first write.
+of its own tokens, chained from a root made of the namespace, so equal tokens of two tenants
+never meet. A hit also compares the token ids. Where a method shares partly filled pages, a sequence
+that is over leaves its last one as well: a prompt that goes on differently inside a page shares
+what the two have in common and copies the page at its first write.
 
 The cache holds one reference of each page, as every sequence does. A page that nobody else holds
 can be dropped at any time, the one used longest ago first, and a page never before those that
@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from capax import _native
 from capax.files.sha256 import sha256
-from capax.kv import PAGE_TOKENS, PagedKVCache, PagePool
+from capax.kv import KVCache, KVStore, SharedPagesCache
 
 _ROOT_TAG = b"capax prefix 1 root"
 _PAGE_TAG = b"capax prefix 1 page"
@@ -34,37 +35,52 @@ class _Block:
 
     key: bytes
     parent: bytes
-    tokens: tuple[int, ...]  # 64, or fewer for the last page of a sequence
+    tokens: tuple[int, ...]  # of a whole page, or fewer for the last page of a sequence
     page: int
     children: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
 
 
 class PrefixCache:
-    """Pages by content. Not thread-safe: the engine's lock guards it."""
+    """Pages by content; stays empty for a store without shared pages.
 
-    def __init__(self, pool: PagePool) -> None:
-        self._pool = pool.native
+    Not thread-safe: the engine's lock guards it.
+    """
+
+    def __init__(self, store: KVStore) -> None:
+        self._shared_pages = store.shared_pages
+        self._page_tokens = store.page_tokens
+        self._takes_partial = store.shares_partial_pages
         # In the order in which they may go: a page stands before the one it continues.
         self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
         self._beginnings: dict[bytes, OrderedDict[bytes, None]] = {}  # root -> first pages
 
+    @property
+    def _pool(self) -> _native.PagePool:
+        assert self._shared_pages is not None  # there are no blocks without
+        return self._shared_pages
+
     # --- finding ------------------------------------------------------------------------
 
-    def take(self, namespace: str, tokens: Sequence[int], cache: PagedKVCache) -> None:
+    def take(self, namespace: str, tokens: Sequence[int], cache: KVCache) -> None:
         """Give the empty `cache` the longest known prefix of `tokens`, the last one left out."""
+        if self._shared_pages is None or not isinstance(cache, SharedPagesCache):
+            return
         limit = len(tokens) - 1  # the last token's logits are wanted
         key = root_key(namespace)
         used = []
         n = 0
-        while n + PAGE_TOKENS <= limit:
-            part = tuple(tokens[n : n + PAGE_TOKENS])
+        size = self._page_tokens
+        while n + size <= limit:
+            part = tuple(tokens[n : n + size])
             block = self._blocks.get(page_key(key, part))
             if block is None or block.tokens != part:
                 break
             used.append(block)
             key = block.key
-            n += PAGE_TOKENS
-        partial, shared = self._best_partial(key, tokens[n : min(n + PAGE_TOKENS, limit)])
+            n += size
+        partial, shared = None, 0
+        if self._takes_partial:
+            partial, shared = self._best_partial(key, tokens[n : min(n + size, limit)])
         if partial is not None:
             used.append(partial)
             n += shared
@@ -86,25 +102,28 @@ class PrefixCache:
     # --- keeping ------------------------------------------------------------------------
 
     def keep(
-        self, namespace: str, tokens: Sequence[int], cache: PagedKVCache, *, partial: bool = False
+        self, namespace: str, tokens: Sequence[int], cache: KVCache, *, partial: bool = False
     ) -> None:
         """Keep the full pages of `cache`, which holds a prefix of `tokens`.
 
         Where a page of the same content is known, the cache is given that one instead of its
         own. `partial` also keeps the last page; nobody may write to it any more.
         """
+        if self._shared_pages is None or not isinstance(cache, SharedPagesCache):
+            return
         key = root_key(namespace)
         used = []
         table = cache.page_table
-        for i in range(-(-cache.n_tokens // PAGE_TOKENS)):
-            part = tuple(tokens[i * PAGE_TOKENS : min((i + 1) * PAGE_TOKENS, cache.n_tokens)])
-            if len(part) < PAGE_TOKENS and not partial:
+        size, n_tokens = self._page_tokens, cache.n_shareable
+        for i in range(-(-n_tokens // size)):
+            part = tuple(tokens[i * size : min((i + 1) * size, n_tokens)])
+            if len(part) < size and not (partial and self._takes_partial):
                 break
             child = page_key(key, part)
             block = self._blocks.get(child)
             if block is None:
                 block = self._add(key, child, part, int(table[i]))
-            elif block.page != table[i] and len(part) == PAGE_TOKENS:
+            elif block.page != table[i] and len(part) == size:
                 cache.replace_page(i, block.page)
             used.append(block)
             key = child

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from capax.engine.prefix_cache import PrefixCache
 from capax.engine.sequence import Request, Sequence
-from capax.kv import PagePool, pages_for
+from capax.kv import KVStore
 
 # Work of prompts in a step in which others decode, in tokens at the begin of a prompt: a step of so
 # many takes two to three times as long as one of decoding sequences alone (measured with 1 to 64).
@@ -97,14 +97,14 @@ class WaitingRequests:
 class Scheduler:
     """Chooses the work of each step. Not thread-safe: the engine's lock guards it.
 
-    `max_tokens` and `max_sequences` bound a step; pages come from `pool`, after `prefixes` has
+    `max_tokens` and `max_sequences` bound a step; pages come from `store`, after `prefixes` has
     given up what nobody uses. `keys_per_token`: attending to so many keys takes a token as long as
     everything else does.
     """
 
     def __init__(
         self,
-        pool: PagePool,
+        store: KVStore,
         prefixes: PrefixCache,
         *,
         max_tokens: int,
@@ -116,7 +116,7 @@ class Scheduler:
         self.n_preemptions = 0
         self.n_prompt_tokens = 0  # of requests that began
         self.n_hit_tokens = 0  # of them, known already
-        self._pool = pool
+        self._store = store
         self._prefixes = prefixes
         self._max_tokens = max_tokens
         self._max_sequences = max_sequences
@@ -129,20 +129,21 @@ class Scheduler:
         if not self.waiting:
             return
         n_running = sum(request.params.n for request in self.running)
-        promised = sum(request.n_pages_to_come for request in self.running)
+        promised = sum(request.n_pages_to_come(self._store) for request in self.running)
         while (request := self.waiting.first()) is not None:
             n_running += request.params.n
             if n_running > self._max_sequences:
                 return
             # Room for the prompt, and for everybody's next page: what was let in should not be
             # thrown out a few steps later.
-            promised += pages_for(request.n_tokens_to_hold)
+            pages = self._store.pages_for(request.n_tokens_to_hold)
+            promised += pages if self._store.shared_pages else pages * request.params.n
             needed = promised + (n_running if self.running else 0)
-            if needed > self._pool.n_free and needed > self._pool.n_free + self._n_kept_only:
+            if needed > self._store.n_free and needed > self._store.n_free + self._n_kept_only:
                 return
             self.waiting.pop()
             self.running.append(request)
-            request.begin(self._pool)
+            request.begin(self._store)
 
     def preempt(self, request: Request) -> None:
         """Take a running request's pages; it waits for its next turn, before all others."""
@@ -241,10 +242,10 @@ class Scheduler:
         False if it is this sequence's request that had to give way.
         """
         while sequence.request in self.running:
-            wanted = sequence.cache.pages_wanted(n_new)
+            wanted = sequence.cache.pages_wanted(n_new) + self._pages_to_fork(sequence, n_new)
             if not wanted:  # most tokens, as a page has room for many
                 return True
-            missing = wanted - self._pool.n_free
+            missing = wanted - self._store.n_free
             if missing <= 0 or self._prefixes.evict(missing) >= missing:
                 sequence.cache.reserve(n_new)
                 return True
@@ -253,6 +254,15 @@ class Scheduler:
                 work.pop(other, None)
             self.preempt(victim)
         return False
+
+    def _pages_to_fork(self, sequence: Sequence, n_new: int) -> int:
+        """Pages for the copies that the other choices get when a prompt is done."""
+        request = sequence.request
+        begun = len(request.sequences)
+        if self._store.shared_pages or begun == request.params.n or n_new < sequence.n_pending:
+            return 0
+        n_tokens = sequence.cache.n_tokens + n_new
+        return (request.params.n - begun) * self._store.pages_for(n_tokens)
 
     def _least_important(self) -> Request:
         """Return the running request of least priority that was admitted last."""

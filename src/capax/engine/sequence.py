@@ -14,7 +14,7 @@ from capax.engine.outputs import FinishReason
 from capax.errors import CapaxError
 from capax.files.detokenize import StopStringMatcher, StreamingDetokenizer
 from capax.files.tokenizer import Tokenizer
-from capax.kv import PagedKVCache, PagePool, pages_for
+from capax.kv import KVCache, KVStore
 
 
 class Event(NamedTuple):
@@ -89,22 +89,21 @@ class Request:
         unfinished = [len(s.tokens) for s in self.sequences if s.finish_reason is None]
         return 1 + max(unfinished, default=len(self.prompt_ids))
 
-    @property
-    def n_pages_to_come(self) -> int:
+    def n_pages_to_come(self, store: KVStore) -> int:
         """Pages that the tokens known by now still need."""
-        held = max((len(s.cache.page_table) for s in self.sequences), default=0)
-        return max(pages_for(self.n_tokens_to_hold) - held, 0)
+        held = max((store.pages_for(s.cache.n_tokens) for s in self.sequences), default=0)
+        return max(store.pages_for(self.n_tokens_to_hold) - held, 0)
 
     @property
     def next_to_prefill(self) -> Sequence | None:
         """The first choice with a prompt to compute; the others may then share its pages."""
         return next((s for s in self.sequences if s.is_prefilling), None)
 
-    def begin(self, pool: PagePool) -> None:
+    def begin(self, store: KVStore) -> None:
         """Start, or start again after waiting: the caches are empty."""
         self.started_s = self.started_s or time.perf_counter()
         if not self.sequences:
-            self.sequences.append(Sequence(self, 0, PagedKVCache(pool)))
+            self.sequences.append(Sequence(self, 0, store.new()))
         for sequence in self.sequences:
             sequence.is_prefill_begun = False
 
@@ -131,7 +130,7 @@ class Sequence:
     rest is pending: several tokens while prefilling, one while decoding.
     """
 
-    def __init__(self, request: Request, index: int, cache: PagedKVCache) -> None:
+    def __init__(self, request: Request, index: int, cache: KVCache) -> None:
         params = request.params
         self.request = request
         self.index = index

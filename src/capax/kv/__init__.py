@@ -1,6 +1,7 @@
 """What is remembered of the context: one method per file."""
 
-from capax.kv.cache import AttentionInput, KVCache
+from capax.kv.cache import AttentionInput, KVCache, SharedPagesCache
+from capax.kv.method import KVMethod, kv_method, kv_name, parse_kv
 from capax.kv.paged import (
     KV_TYPES,
     PAGE_TOKENS,
@@ -11,16 +12,25 @@ from capax.kv.paged import (
     page_nbytes,
     pages_for,
 )
+from capax.kv.store import CountedStore, KVFootprint, KVStore
 
 __all__ = [
     "KV_TYPES",
     "PAGE_TOKENS",
     "AttentionInput",
+    "CountedStore",
     "FullCache",
     "KVCache",
+    "KVFootprint",
+    "KVMethod",
+    "KVStore",
     "KVType",
     "PagePool",
     "PagedKVCache",
+    "SharedPagesCache",
+    "kv_method",
+    "kv_name",
     "page_nbytes",
     "pages_for",
+    "parse_kv",
 ]

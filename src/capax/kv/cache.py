@@ -8,9 +8,9 @@ the projected keys and values, so that a method may store either.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,10 @@ class KVCache(Protocol):
         """Bytes this sequence keeps, scales and codebooks included; shared pages count in full."""
         ...
 
+    def pages_wanted(self, n_new: int) -> int:
+        """Return how many pages of its store `reserve(n_new)` takes."""
+        ...
+
     def reserve(self, n_new: int) -> None:
         """Make room for `n_new` more positions, or raise CapacityError and change nothing."""
         ...
@@ -62,7 +66,10 @@ class KVCache(Protocol):
         ...
 
     def truncate(self, n_tokens: int) -> None:
-        """Forget every position from `n_tokens` on. Raises ValueError if it holds fewer."""
+        """Forget every position from `n_tokens` on.
+
+        Raises ValueError if it holds fewer, or has given up what it needs to go back so far.
+        """
         ...
 
     def fork(self) -> Self:
@@ -83,4 +90,27 @@ class KVCache(Protocol):
 
     def close(self) -> None:
         """Give the memory back; the cache is empty afterwards."""
+        ...
+
+
+@runtime_checkable
+class SharedPagesCache(KVCache, Protocol):
+    """A cache whose pages others may take over: those of its store's `shared_pages`."""
+
+    @property
+    def page_table(self) -> npt.NDArray[np.int32]:
+        """The ids of its pages, in order: int32 [n_pages], a view."""
+        ...
+
+    @property
+    def n_shareable(self) -> int:
+        """Tokens from the first on that lie in pages which others may take over."""
+        ...
+
+    def adopt(self, pages: Sequence[int], n_tokens: int) -> None:
+        """Begin with `n_tokens` that lie in `pages` of others. The cache must be empty."""
+        ...
+
+    def replace_page(self, index: int, page: int) -> None:
+        """Take `page` of another, which has the same content, instead of its own."""
         ...

@@ -23,12 +23,15 @@ import numpy.typing as npt
 from capax import _native
 from capax.errors import CapacityError, ConfigError, StoreError
 from capax.files.config import ModelConfig
+from capax.files.model_file import ModelFile
 from capax.kv.cache import AttentionInput, Floats, Positions
+from capax.kv.store import KVFootprint
 from capax.methods import Method, register
 
 KVType = Literal["f32", "f16", "bf16", "int8"]
 KV_TYPES: tuple[KVType, ...] = ("f32", "f16", "bf16", "int8")
 PAGE_TOKENS: int = _native.PAGE_TOKENS
+_SYSTEM_PAGE = 4096
 
 _EXPORT_HEADER = struct.Struct("<8s6qI")  # magic, layout (5), n_tokens, crc32 of the pages
 _EXPORT_MAGIC = b"capaxkv1"
@@ -58,6 +61,13 @@ class PagePool:
         self.layout = _native.KVLayout(kv_type, config.n_kv_heads, config.head_dim, config.head_dim)
         self.native = _native.PagePool(page_nbytes(config, kv_type), n_pages)
 
+    page_tokens = PAGE_TOKENS
+    shares_partial_pages = True
+
+    @property
+    def capacity(self) -> int:
+        return self.native.capacity
+
     @property
     def n_free(self) -> int:
         return self.native.capacity - self.native.n_in_use
@@ -66,6 +76,23 @@ class PagePool:
     def nbytes(self) -> int:
         """Bytes taken from the system so far."""
         return self.native.resident_nbytes
+
+    @property
+    def shared_pages(self) -> _native.PagePool:
+        return self.native
+
+    def pages_for(self, n_tokens: int) -> int:
+        return pages_for(n_tokens)
+
+    def new(self) -> PagedKVCache:
+        return PagedKVCache(self)
+
+    def trim(self) -> None:
+        """Give the memory of free pages back to the system."""
+        self.native.trim()
+
+    def check_integrity(self) -> bool:
+        return self.native.check_integrity()
 
 
 class PagedKVCache:
@@ -93,6 +120,10 @@ class PagedKVCache:
     def page_table(self) -> npt.NDArray[np.int32]:
         """The ids of this sequence's pages, in order: int32 [n_pages], a view."""
         return self._table[: self._n_pages]
+
+    @property
+    def n_shareable(self) -> int:
+        return self._n_tokens
 
     def reserve(self, n_new: int) -> None:
         pool = self._pool.native
@@ -252,6 +283,15 @@ class FullCache:
     """Options of the full cache: the precision that K and V are kept in."""
 
     type: KVType = "f16"
+
+    def footprint(self, config: ModelConfig) -> KVFootprint:
+        """Return the bytes of its pages, which begin at pages of the system."""
+        page = -(-page_nbytes(config, self.type) // _SYSTEM_PAGE) * _SYSTEM_PAGE
+        return KVFootprint(page, PAGE_TOKENS)
+
+    def open(self, model: ModelFile, n_pages: int, n_running: int) -> PagePool:
+        """Return a pool of `n_pages`."""
+        return PagePool(model.config, self.type, n_pages)
 
 
 register(

@@ -124,7 +124,7 @@ def compress(
         lanes,
         weights_digest(llm.file)[:8],
         _fingerprint(llm, window),
-        llm.plan.kv_type,
+        llm.plan.kv,
     )
     return Compressed(_pack(header, payload), len(ids), bits, len(payload))
 
@@ -308,10 +308,10 @@ def _check_origin(header: Header, llm: LLM) -> None:
         raise StoreError(
             f"the file was compressed with another model than {llm.name}; give the same one"
         )
-    if header.kv_type != llm.plan.kv_type:
+    if header.kv_type != llm.plan.kv:
         raise StoreError(
             f"the file was compressed with a {header.kv_type} KV cache and this run has "
-            f"{llm.plan.kv_type}; give --kv {header.kv_type}"
+            f"{llm.plan.kv}; give --kv {header.kv_type}"
         )
     if header.fingerprint != _fingerprint(llm, header.window):
         raise StoreError(

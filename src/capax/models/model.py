@@ -116,8 +116,7 @@ class Model:
         pool = _common_pool(step.sequences)
         if pool is None:
             self.run_body(step)
-            logits = self.run_head(step.logit_rows)
-            return [s.sample(row) for s, row in zip(samplers, logits, strict=False)]
+            return self._sample_rows(step, samplers)
         end = self.native.n_operations if len(step.logit_rows) else self._program.head
         sampled = self._run(step, 0, end, pool, samplers)
         self._advance(step)
@@ -137,15 +136,24 @@ class Model:
         """
         pool = _common_pool(step.sequences)
         if pool is None:
-            raise ValueError("rows are scored over paged caches only")
-        self._run(step, 0, self._program.head, pool)
+            self.run_body(step)
+        else:
+            self._run(step, 0, self._program.head, pool)
         for begin in range(0, len(rows), self.max_logit_rows):
             visit(begin, self.run_head(rows[begin : begin + self.max_logit_rows]))
+        if pool is None:
+            return self._sample_rows(step, samplers)
         sampled = []
         if len(step.logit_rows):
             sampled = self._run(step, self._program.head, self.native.n_operations, pool, samplers)
         self._advance(step)
         return sampled
+
+    def _sample_rows(
+        self, step: Step, samplers: Sequence[_native.Sampler]
+    ) -> list[_native.SampleResult]:
+        logits = self.run_head(step.logit_rows)
+        return [s.sample(row) for s, row in zip(samplers, logits, strict=False)]
 
     def run_body(self, step: Step) -> None:
         """Run everything before the head; `run_head` may follow for any rows."""

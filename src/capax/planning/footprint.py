@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 
 from capax.files.config import ModelConfig
 from capax.files.model_file import ModelFile
-from capax.kv import PAGE_TOKENS, KVType, page_nbytes, pages_for
+from capax.kv import PAGE_TOKENS, kv_method
 from capax.planning.sizes import KIB, MIB
 from capax.weights import packed_nbytes
 
@@ -23,7 +23,6 @@ BASE_NBYTES = 40 * MIB
 TOKENIZER_NBYTES_PER_ENTRY = 720
 
 _GROUP_ROWS = 16
-_SYSTEM_PAGE = 4 * KIB
 _HUGE_PAGE = 2 * MIB
 _STREAM_READ_NBYTES = 256 * KIB
 _QUERY_ROWS, _SPAN_TOKENS, _SPLIT_TOKENS = 48, 512, 4
@@ -61,7 +60,7 @@ class Shape:
     """The choices that decide a footprint besides the model itself."""
 
     context_len: int
-    kv_type: KVType
+    kv: str  # a KV method
     threads: int
     prefill_chunk: int
     n_sequences: int
@@ -74,7 +73,7 @@ def footprint(model: ModelFile, shape: Shape) -> Footprint:
     return Footprint(
         weights=weights_nbytes(model, shape.streamed),
         streaming=streaming_nbytes(model, shape.streamed, shape.threads),
-        kv=kv_nbytes(model.config, shape.kv_type, shape.context_len, shape.n_sequences),
+        kv=kv_nbytes(model.config, shape),
         scratch=scratch_nbytes(model, shape),
         tokenizer=model.config.vocab_size * TOKENIZER_NBYTES_PER_ENTRY,
         base=BASE_NBYTES,
@@ -124,10 +123,13 @@ def stream_buffer_nbytes(model: ModelFile, name: str) -> int:
 # --- KV cache ------------------------------------------------------------------------
 
 
-def kv_nbytes(config: ModelConfig, kv_type: KVType, context_len: int, n_sequences: int = 1) -> int:
-    """Return the bytes of the pages that hold `n_sequences` full contexts."""
-    page = _round_up(page_nbytes(config, kv_type), _SYSTEM_PAGE)
-    return n_sequences * pages_for(context_len) * page
+def kv_nbytes(config: ModelConfig, shape: Shape) -> int:
+    """Return the bytes of the KV cache when it holds every sequence's whole context.
+
+    Whatever runs at once has room for what its method keeps of a sequence besides pages.
+    """
+    kv = kv_method(shape.kv).footprint(config)
+    return kv.nbytes(shape.context_len, shape.n_sequences, max(shape.n_sequences, shape.logit_rows))
 
 
 # --- scratch -------------------------------------------------------------------------
@@ -150,7 +152,8 @@ def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
     operations = max(
         _linear_nbytes(model, shape), _attention_nbytes(c, shape), _sampling_nbytes(c, shape)
     )
-    return activations + logits + rotary + positions + operations + _ALIGNMENT_NBYTES
+    kv = kv_method(shape.kv).footprint(c).scratch
+    return activations + logits + rotary + positions + operations + kv + _ALIGNMENT_NBYTES
 
 
 def _linear_nbytes(model: ModelFile, shape: Shape) -> int:

@@ -19,8 +19,7 @@ from typing import Any
 
 from capax.errors import CapacityError, ConfigError
 from capax.files.model_file import ModelFile
-from capax.kv import KV_TYPES, PAGE_TOKENS, FullCache, KVType, pages_for
-from capax.methods import parse_method
+from capax.kv import PAGE_TOKENS, KVFootprint, kv_method, kv_name
 from capax.planning.budget import Budget, Limit
 from capax.planning.footprint import (
     Footprint,
@@ -48,8 +47,8 @@ class Plan:
     """What was chosen, what it will hold and, where the machine is probed, how fast it is.
 
     `limit`: the bytes it stays below; `footprint.total` is its own figure. `residency`: one
-    entry per matrix. `notes`: one sentence per choice that differs from what the model or the
-    machine would give without a budget.
+    entry per matrix. `kv_footprint`: what `footprint.kv` is made of. `notes`: one sentence per
+    choice that differs from what the model or the machine would give without a budget.
     """
 
     model: str
@@ -58,6 +57,7 @@ class Plan:
     threads_reason: str
     residency: Mapping[str, Residency]
     footprint: Footprint
+    kv_footprint: KVFootprint
     prediction: Prediction | None
     notes: tuple[str, ...]
 
@@ -66,8 +66,9 @@ class Plan:
         return self.shape.context_len
 
     @property
-    def kv_type(self) -> KVType:
-        return self.shape.kv_type
+    def kv(self) -> str:
+        """The KV method's spelling; a precision alone is that of the full cache."""
+        return self.shape.kv
 
     @property
     def threads(self) -> int:
@@ -88,7 +89,12 @@ class Plan:
     @property
     def n_pages(self) -> int:
         """KV pages for every sequence's whole context."""
-        return self.n_sequences * pages_for(self.context_len)
+        return self.n_sequences * self.kv_footprint.pages_for(self.context_len)
+
+    @property
+    def n_running(self) -> int:
+        """Sequences at once that have room for what their method keeps besides pages."""
+        return max(self.n_sequences, self.logit_rows)
 
     @property
     def total_nbytes(self) -> int:
@@ -107,6 +113,7 @@ class Plan:
             "limit_source": self.limit.source,
             "fits": True,
             "bytes": self.footprint.to_json(),
+            "kv_bytes": asdict(self.kv_footprint),
             **shape,
             "threads_reason": self.threads_reason,
             "predicted": None if self.prediction is None else asdict(self.prediction),
@@ -121,7 +128,7 @@ class Alternative:
     summary: str
     memory: int | None
     context_len: int | None
-    kv_type: KVType | None
+    kv: str | None
 
 
 class DoesNotFit(CapacityError):
@@ -135,33 +142,12 @@ class DoesNotFit(CapacityError):
         self.needed = needed
 
 
-def parse_kv_type(spec: str) -> KVType:
-    """Return the precision of the full cache that `spec` asks for.
-
-    A type alone ('int8'; 'q8_0' is llama.cpp's word for it) stands for 'full:type=int8'.
-    Raises ConfigError, listing what there is, for anything else.
-    """
-    name = "int8" if spec == "q8_0" else spec
-    for kv_type in KV_TYPES:
-        if name == kv_type:
-            return kv_type
-    if not str(name).startswith("full"):
-        raise ConfigError(
-            f"KV cache {spec!r:.60} is unknown; use one of {', '.join(KV_TYPES)} (q8_0 is int8) "
-            "or a method of 'capax methods kv'"
-        )
-    options = parse_method("kv", name).options
-    if not isinstance(options, FullCache):
-        raise ConfigError(f"KV method {spec!r:.60} cannot be planned; use 'full'")
-    return options.type
-
-
 def plan_run(
     model: ModelFile,
     budget: Budget,
     *,
     context_len: int | None = None,
-    kv_type: str | None = None,
+    kv: str | None = None,
     threads: int | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
     n_sequences: int = 1,
@@ -173,7 +159,8 @@ def plan_run(
     """Plan a run of `model` within `budget`, reading nothing but the headers already read.
 
     `context_len`: tokens per sequence, None: the model's own, shrunk if it must be.
-    `kv_type`: as `parse_kv_type`, None: f16 (f32 for encoders), or int8 where only that fits.
+    `kv`: a KV method (`capax.kv.parse_kv`), None: f16 (f32 for encoders), or int8 where only
+    that fits.
     `probe`: the machine's figures; without one there is no prediction.
     `name`: what the user calls the model, for messages; None: the name of its file.
     Raises DoesNotFit (a CapacityError) with what would fit; ConfigError for a value outside
@@ -195,7 +182,7 @@ def plan_run(
         limit=budget.resolve(machine),
         shape=Shape(
             context_len=full,
-            kv_type=("f32" if encoder else "f16") if kv_type is None else parse_kv_type(kv_type),
+            kv=("f32" if encoder else "f16") if kv is None else kv_name(kv),
             threads=n_threads,
             # An encoder sees a text as a whole or not at all.
             prefill_chunk=max(prefill_chunk, full) if encoder else min(prefill_chunk, full),
@@ -203,7 +190,7 @@ def plan_run(
             logit_rows=logit_rows,
         ),
         is_context_fixed=context_len is not None,
-        is_kv_fixed=kv_type is not None,
+        is_kv_fixed=kv is not None,
         available_at_most=Budget(MAX_NBYTES).resolve(machine).nbytes,
         probe=probe,
     )
@@ -219,6 +206,7 @@ def plan_run(
             name: "streamed" if name in shape.streamed else "packed" for name in matrix_names(model)
         },
         footprint=footprint(model, shape),
+        kv_footprint=kv_method(shape.kv).footprint(model.config),
         prediction=None if probe is None or encoder else predict(model, shape, probe),
         notes=(*thread_notes(machine, threads), *_notes(wish, shape, budget)),
     )
@@ -247,7 +235,7 @@ class _Wish:
 
     @property
     def smallest_kv(self) -> Shape:
-        return self.shape if self.is_kv_fixed else replace(self.shape, kv_type="int8")
+        return self.shape if self.is_kv_fixed else replace(self.shape, kv="int8")
 
     def at_least(self, context_len: int) -> int:
         """The context that must be reached: all of it, if it was fixed."""
@@ -341,7 +329,7 @@ def longest_context(
         return None
     if fits(full):
         return full
-    low, high = least // PAGE_TOKENS, pages_for(full)
+    low, high = least // PAGE_TOKENS, -(-full // PAGE_TOKENS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle * PAGE_TOKENS) else (low, middle)
@@ -359,8 +347,8 @@ def _notes(wish: _Wish, shape: Shape, budget: Budget) -> Iterator[str]:
             f"KV cache for {shape.n_sequences} whole contexts instead of {wish.shape.n_sequences} "
             "to stay in the budget; shorter ones fit more often"
         )
-    if shape.kv_type != wish.shape.kv_type:
-        yield f"KV cache in {shape.kv_type} instead of {wish.shape.kv_type} to stay in the budget"
+    if shape.kv != wish.shape.kv:
+        yield f"KV cache in {shape.kv} instead of {wish.shape.kv} to stay in the budget"
     if shape.context_len < wish.shape.context_len:
         yield (
             f"context of {shape.context_len:,} tokens instead of the model's "
@@ -384,7 +372,7 @@ def _refusal(wish: _Wish) -> DoesNotFit:
     shown = footprint(wish.model, small)
     smallest = min(needed, shown, key=lambda f: f.total)
     return DoesNotFit(
-        f"{wish.name} with {small.context_len:,} tokens of {small.kv_type} KV needs at "
+        f"{wish.name} with {small.context_len:,} tokens of {small.kv} KV needs at "
         f"least {format_size(smallest.total)} and the limit is {wish.limit}: "
         f"{ways[0].summary.partition(' (')[0]} would fit",
         ways,
@@ -397,8 +385,8 @@ def _ways_out(wish: _Wish) -> Iterator[Alternative]:
     everything = frozenset(matrix_names(wish.model))
     streamed = replace(wish.shape, streamed=everything)
     least = min(wish.shape.context_len, LEAST_CONTEXT)
-    if wish.is_kv_fixed and wish.shape.kv_type != "int8":
-        int8 = replace(streamed, kv_type="int8")
+    if wish.is_kv_fixed and wish.shape.kv != "int8":
+        int8 = replace(streamed, kv="int8")
         if wish.fits(int8):
             yield Alternative("--kv int8", None, None, "int8")
         else:
@@ -406,11 +394,11 @@ def _ways_out(wish: _Wish) -> Iterator[Alternative]:
             if smaller is not None:
                 n = smaller.context_len
                 yield Alternative(f"--kv int8 --ctx-size {n}", None, n, "int8")
-    smaller = wish.largest_context(replace(streamed, kv_type=wish.smallest_kv.kv_type), least)
+    smaller = wish.largest_context(replace(streamed, kv=wish.smallest_kv.kv), least)
     if smaller is not None and smaller.context_len < wish.shape.context_len:
         n = smaller.context_len
         yield Alternative(f"--ctx-size {n}", None, n, None)
-    shortest = replace(streamed, kv_type=wish.smallest_kv.kv_type, context_len=least)
+    shortest = replace(streamed, kv=wish.smallest_kv.kv, context_len=least)
     reached = replace(shortest, context_len=wish.at_least(LEAST_CONTEXT))
     useful = replace(wish.smallest_kv, context_len=wish.at_least(USEFUL_CONTEXT))
     for shape, context_len, why in (

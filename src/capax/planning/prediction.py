@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capax.files.model_file import ModelFile
-from capax.kv import PAGE_TOKENS, page_nbytes
+from capax.kv import kv_method
 from capax.planning.footprint import Shape, matrix_names, packed_matrix_nbytes
 from capax.planning.probe import Probe
 
@@ -58,7 +58,10 @@ def decode_seconds(model: ModelFile, shape: Shape, probe: Probe, depth: int) -> 
     """Return the seconds of one decoded token with `depth` tokens in the cache."""
     read = [name for name in matrix_names(model) if not _is_lookup_only(model, name)]
     packed = sum(packed_matrix_nbytes(model, name) for name in read if name not in shape.streamed)
-    kv = page_nbytes(model.config, shape.kv_type) * (depth + 1) // PAGE_TOKENS
+    footprint = kv_method(shape.kv).footprint(model.config)
+    kv = footprint.page * (depth + 1) // footprint.page_tokens  # not whole pages
+    if footprint.max_pages is not None:
+        kv = min(kv, footprint.page * footprint.max_pages)
     rate = probe.read_rate(packed + kv)
     in_memory = packed / DECODE_EFFICIENCY + kv / KV_EFFICIENCY
     return in_memory / rate + _streamed_seconds(model, shape, probe)

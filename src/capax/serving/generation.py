@@ -318,9 +318,7 @@ def _cache_miss_reason(fields: SamplingFields, outputs: Sequence[RequestOutput])
 def fingerprint(server: Server) -> str:
     """Return `system_fingerprint`: equal seeds give equal text while it stays the same."""
     llm = server.llm
-    return _fingerprint(
-        capax.__version__, llm.isa, llm.name, str(llm.plan.kv_type), server.model_name
-    )
+    return _fingerprint(capax.__version__, llm.isa, llm.name, str(llm.plan.kv), server.model_name)
 
 
 @lru_cache(maxsize=8)

@@ -33,7 +33,7 @@ async def status(request: Request) -> dict[str, Any]:
         "created": server.created,
         "clock_s": round(time.monotonic(), 3),
         "context_len": llm.context_len,
-        "kv_type": llm.plan.kv_type,
+        "kv": llm.plan.kv,
         "threads": llm.plan.threads,
         "isa": isa(),
         "sampling_defaults": server.sampling_defaults,

@@ -65,7 +65,7 @@ def status_document() -> dict[str, Any]:
         "created": int(time.time()) - 3720,
         "clock_s": time.monotonic(),
         "context_len": 8192,
-        "kv_type": "f16",
+        "kv": "f16",
         "threads": 2,
         "isa": "avx2",
         "memory": {

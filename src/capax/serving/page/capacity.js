@@ -76,10 +76,10 @@ export class CapacityPanel {
     return { generation: perSecond("generation"), prompt: perSecond("prompt") };
   }
 
-  #showFacts({ model, context_len, kv_type, threads, isa, created, version }) {
+  #showFacts({ model, context_len, kv, threads, isa, created, version }) {
     const facts = [
       ["Model", model],
-      ["Context", `${plural(context_len, "token")}, KV ${kv_type}`],
+      ["Context", `${plural(context_len, "token")}, KV ${kv}`],
       ["Processor", `${plural(threads, "thread")}, ${isa}`],
       ["Up", duration(Math.max(0, Date.now() / 1000 - created))],
       ["capax", version],

@@ -1,0 +1,5 @@
+"""Every KV method: importing this registers them all. A run imports only what it uses."""
+
+from capax.kv import paged
+
+__all__ = ["paged"]
