@@ -76,7 +76,7 @@ def test_prompt_logprobs_and_contexts_work_too() -> None:
             assert theirs
             assert mine.keys() == theirs.keys()
             for token in mine:
-                assert mine[token].logprob == pytest.approx(theirs[token].logprob, abs=1e-4)
+                assert mine[token].logprob == pytest.approx(theirs[token].logprob, abs=1e-2)
         with llm.contexts(2, 64) as contexts:
             logits = contexts.extend([(0, PROMPTS[0]), (1, PROMPTS[1])])
             assert logits.shape == (2, llm.config.vocab_size)
