@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "attention/attention.h"
+#include "kv/uniform.h"
 #include "matmul/matmul.h"
 #include "norms/norms.h"
 #include "probe/probe.h"
@@ -17,6 +18,7 @@ struct Kernels {
   const char* description;  // what the CPU must have
   MatmulKernels matmul;
   AttentionKernels attention;
+  UniformKernels uniform;
   NormKernels norms;
   SamplingKernels sampling;
   ProbeKernels probe;

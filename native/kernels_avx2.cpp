@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "attention/attention_impl.h"
+#include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
 #include "probe/probe_impl.h"
@@ -16,6 +17,7 @@ const Kernels kernels_avx2 = {
     "x86-64 with AVX2, FMA, F16C",
     matmul_kernels<Avx2>(),
     attention_kernels<Avx2>(),
+    uniform_kernels<Avx2>(),
     norm_kernels<Avx2>(),
     sampling_kernels<Avx2>(),
     probe_kernels<Avx2>(),

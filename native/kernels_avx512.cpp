@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "attention/attention_impl.h"
+#include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
 #include "probe/probe_impl.h"
@@ -16,6 +17,7 @@ const Kernels kernels_avx512 = {
     "x86-64 with AVX-512 F, BW, DQ, VL, VBMI, VNNI",
     matmul_kernels<Avx512>(),
     attention_kernels<Avx512>(),
+    uniform_kernels<Avx512>(),
     norm_kernels<Avx512>(),
     sampling_kernels<Avx512>(),
     probe_kernels<Avx512>(),

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "attention/attention_impl.h"
+#include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
 #include "probe/probe_impl.h"
@@ -16,6 +17,7 @@ const Kernels kernels_neon = {
     "AArch64 with dot products and half floats",
     matmul_kernels<Neon>(),
     attention_kernels<Neon>(),
+    uniform_kernels<Neon>(),
     norm_kernels<Neon>(),
     sampling_kernels<Neon>(),
     probe_kernels<Neon>(),

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "attention/attention_impl.h"
+#include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
 #include "probe/probe_impl.h"
@@ -16,6 +17,7 @@ const Kernels kernels_scalar = {
     "any CPU",
     matmul_kernels<Scalar>(),
     attention_kernels<Scalar>(),
+    uniform_kernels<Scalar>(),
     norm_kernels<Scalar>(),
     sampling_kernels<Scalar>(),
     probe_kernels<Scalar>(),

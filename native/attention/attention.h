@@ -14,12 +14,15 @@
 //   s_j = (sum over d, in order, of fma(q_d, k_jd)) [* key scale] * scale    for the visible keys j
 //   m = max s_j;  p_j = exp(s_j - m);  l = sum p_j: key j in lane j % 16 of accumulator (j / 16) % 4
 //   acc_d = fma over j in order of p_j [* value scale] * v_jd
+// Of a coded cache the first pages are decoded by its codec, once for a tile, and then go the same way.
 // A key that is not visible contributes exactly nothing. Spans with a visible key are merged in
 // ascending order by one formula, and the result is divided by l once at the end. So a row's bits are
 // a function of its q and of the keys it sees, not of the tile, the chunk, the batch or the threads.
 #pragma once
 
 #include <stdint.h>
+
+#include "kv/codec.h"
 
 namespace capax {
 
@@ -78,6 +81,23 @@ static inline KVHead kv_head_at(const KVView& view, int64_t page, int64_t kv_hea
   return {head, v, reinterpret_cast<float*>(scales), reinterpret_cast<float*>(scales + kv_scale_nbytes(view.layout))};
 }
 
+// The codes of one sequence and layer. Pages of 64 positions before `n_pages` are read from them.
+struct CodedView {
+  const Codec* codec = nullptr;  // null: every page is exact
+  uint8_t* base = nullptr;       // pool of code pages + codec->layer_offset(layer)
+  int64_t page_stride = 0;
+  const int32_t* table = nullptr;  // block of the sequence -> page of the pool
+  int64_t layer = 0;
+  Rotary rotary{};
+  int64_t n_pages = 0;
+};
+static inline CodeBlock code_block_at(const CodedView& view, int64_t block, int64_t kv_head) {
+  const CodeSize size = view.codec->size(view.layer);
+  uint8_t* head = view.base + view.table[block] * view.page_stride + kv_head * (size.k_nbytes + size.v_nbytes);
+  return {head, head + size.k_nbytes, view.layer, static_cast<int32_t>(kv_head), block * view.codec->block_tokens(),
+          view.rotary};
+}
+
 // Queries of consecutive positions of one sequence against its cache.
 // Query head h reads KV head h / n_group. All keys that the queries may see are already appended.
 struct Attend {
@@ -92,6 +112,9 @@ struct Attend {
   int32_t window;     // 0: all; else keys k with position - k < window (and k - position < window)
   int64_t n_keys;     // 0: causal, keys 0..position; else bidirectional over keys 0..n_keys - 1
   float scale;
+  CodedView codes;      // the same pages of codes for all of the tokens
+  const float* tables;  // what the codec prepared for query row (t, h): tables + (t * heads + h) * ld_table,
+  int64_t ld_table;     // heads = n_group * n_kv_heads; or null
 };
 
 struct Range {
@@ -118,9 +141,11 @@ static inline int64_t partial_floats(const KVLayout& layout) { return 16 + kv_v_
 // Rows (tokens x n_group) that one pass of the kernels works on.
 static inline int64_t attend_tile_tokens(int32_t n_group) { return n_group >= 48 ? 1 : 48 / n_group; }
 // Scratch for attend, attend_span and attend_shared_span, in floats, per thread; 64-byte aligned.
-static inline int64_t attend_scratch_floats(const KVLayout& layout, int32_t n_group) {
+// codec: of the cache, or null.
+static inline int64_t attend_scratch_floats(const KVLayout& layout, int32_t n_group, const Codec* codec) {
   const int64_t rows = attend_tile_tokens(n_group) * n_group;
-  return rows * (kSpanTokens + 2 * partial_floats(layout)) + kPageTokens * (layout.k_dim + kv_v_stride(layout));
+  return rows * (kSpanTokens + 2 * partial_floats(layout)) + kPageTokens * (layout.k_dim + kv_v_stride(layout)) +
+         (codec ? codec->scratch_floats() : 0);
 }
 
 struct AttentionKernels {
@@ -128,6 +153,8 @@ struct AttentionKernels {
   // k of token t, head h: k + t * ldk + h * k_dim (rotated); v: v + t * ldv + h * v_dim.
   void (*append)(const KVView& view, const float* k, int64_t ldk, const float* v, int64_t ldv, int64_t n_tokens,
                  int64_t position0, int32_t head_begin, int32_t head_end);
+  // Page `page` of the sequence and one head as float32: k [k_dim][64], v [64][v_stride]. Not for int8.
+  void (*read_page)(const KVView& view, int64_t page, int32_t kv_head, float* k, float* v);
   // The whole attention of tokens [token_begin, token_end) for one KV head (its n_group query heads).
   // Tokens and heads may be split over threads in any way.
   void (*attend)(const Attend& a, int32_t kv_head, int64_t token_begin, int64_t token_end, float* scratch);

@@ -111,6 +111,7 @@ constexpr int tile_vectors() {
   return alignof(typename Isa::F) == 64 ? 4 : 1;
 }
 constexpr int64_t kTileRows = 6;
+constexpr int64_t kMaxCodecRows = 48;  // that a codec is given at once
 
 // Ask for a row of bytes that the next page will read. Pages lie far apart in the pool, so the
 // hardware's own prefetch starts anew at every one of them.
@@ -230,6 +231,7 @@ struct Tile {
   float* scores;     // [n_rows][kSpanTokens]
   float* k_page;     // [k_dim][64] a page converted to float32
   float* v_page;     // [64][v_stride]
+  float* of_codec;   // its scratch
 };
 
 static inline int64_t row_position(const capax::Attend& a, const Tile& tile, int64_t row) {
@@ -295,6 +297,58 @@ static inline void convert(const typename Cache::T* from, int64_t n, float* to) 
   for (int64_t i = 0; i < n; i += 16) Isa::store(to + i, Cache::load(from + i));
 }
 
+static inline const float* row_query(const capax::Attend& a, const Tile& tile, int32_t kv_head, int64_t row) {
+  return a.q + (tile.token + row / a.n_group) * a.ldq + (kv_head * a.n_group + row % a.n_group) * a.view.layout.k_dim;
+}
+
+// ---- pages of codes -----------------------------------------------------------------------------
+
+// One head of a page that is read from codes: its block, and which page of it.
+struct CodedPage {
+  capax::CodeBlock block;
+  int64_t part;
+};
+static inline bool is_coded(const capax::Attend& a, int64_t page) { return page < a.codes.n_pages; }
+static inline CodedPage coded_page_at(const capax::Attend& a, int64_t page, int64_t kv_head) {
+  const int64_t n_parts = a.codes.codec->block_tokens() / capax::kPageTokens;
+  return {capax::code_block_at(a.codes, page / n_parts, kv_head), page % n_parts};
+}
+
+// Ask for the codes of a page that will be read next.
+static inline void fetch_codes_ahead(const capax::Attend& a, int64_t page, int64_t kv_head, bool keys) {
+  const CodedPage next = coded_page_at(a, page, kv_head);
+  const capax::CodeSize size = a.codes.codec->size(a.codes.layer);
+  const int64_t n_parts = a.codes.codec->block_tokens() / capax::kPageTokens;
+  const int64_t nbytes = (keys ? size.k_nbytes : size.v_nbytes) / n_parts;
+  const uint8_t* from = (keys ? next.block.k : next.block.v) + next.part * nbytes;
+  for (int64_t i = 0; i < nbytes; i += 64) __builtin_prefetch(from + i);
+}
+
+// Scores and weighted values of all rows of a tile by the codec itself.
+static inline void score_codes(const capax::Attend& a, const Tile& tile, const CodedPage& page, int32_t kv_head, float* s) {
+  const float *rows[kMaxCodecRows], *tables[kMaxCodecRows];
+  const int64_t n_heads = int64_t{a.n_group} * a.view.layout.n_kv_heads;
+  for (int64_t first = 0; first < tile.n_rows; first += kMaxCodecRows) {
+    const int64_t n = least(kMaxCodecRows, tile.n_rows - first);
+    for (int64_t r = 0; r < n; ++r) {
+      const int64_t row = first + r, token = tile.token + row / a.n_group;
+      rows[r] = row_query(a, tile, kv_head, row);
+      if (a.tables) tables[r] = a.tables + (token * n_heads + kv_head * a.n_group + row % a.n_group) * a.ld_table;
+    }
+    a.codes.codec->score(page.block, page.part, rows, a.tables ? tables : nullptr, n, s + first * capax::kSpanTokens,
+                         capax::kSpanTokens, tile.of_codec);
+  }
+}
+static inline void add_codes(const capax::Attend& a, const Tile& tile, const CodedPage& page, const float* p,
+                             capax::Range keys, float* out, int64_t ldo) {
+  for (int64_t first = 0; first < tile.n_rows; first += kMaxCodecRows)
+    a.codes.codec->add_values(page.block, page.part, p + first * capax::kSpanTokens, capax::kSpanTokens,
+                              least(kMaxCodecRows, tile.n_rows - first), keys.begin, keys.end, out + first * ldo, ldo,
+                              tile.of_codec);
+}
+
+// ---- one span, continued ------------------------------------------------------------------------
+
 // Partials of a tile's rows over one span: rows without a visible key are left alone.
 template <class Isa, class Cache>
 static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head, int64_t span, float* partial) {
@@ -304,7 +358,7 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
   const Range tile_keys = keys_of_rows(a, tile, 0, tile.n_rows - 1, span);
   const int64_t first_page = span * (kSpanTokens / kPageTokens);
   const int64_t page_begin = tile_keys.begin / kPageTokens, page_end = (tile_keys.end + kPageTokens - 1) / kPageTokens;
-  const bool by_copy = sizeof(typename Cache::T) < 4 && tile.n_rows > tile.block;
+  const bool converts = sizeof(typename Cache::T) < 4 && tile.n_rows > tile.block;
 
   // A tile of few rows reads every byte once, the keys of all pages and then their values, and asks for
   // the page that comes next. One core, 94 MB of f16 cache (4096 tokens, 30 layers of 3 x 64): 16 GB/s
@@ -313,30 +367,46 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
   const bool by_stream = tile.n_rows <= tile.block;
   const auto page_ahead = [&](int64_t i) -> const typename Cache::T* {
     const int64_t n_pages = page_end - page_begin, later = i + 1;
-    if (later == 2 * n_pages) return nullptr;
-    const KVHead at = kv_head_at(a.view, first_page + page_begin + later % n_pages, kv_head);
+    if (!by_stream || later == 2 * n_pages) return nullptr;
+    const int64_t page = first_page + page_begin + later % n_pages;
+    if (is_coded(a, page)) {
+      fetch_codes_ahead(a, page, kv_head, later < n_pages);
+      return nullptr;
+    }
+    const KVHead at = kv_head_at(a.view, page, kv_head);
     return reinterpret_cast<const typename Cache::T*>(later < n_pages ? at.k : at.v);
   };
 
   for (int64_t page = page_begin; page < page_end; ++page) {
-    const KVHead at = kv_head_at(a.view, first_page + page, kv_head);
-    const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
-    const auto* ahead = by_stream ? page_ahead(page - page_begin) : nullptr;
-    if (by_copy) convert<Isa, Cache>(k, k_dim * kPageTokens, tile.k_page);
+    const auto* ahead = page_ahead(page - page_begin);
+    const bool coded = is_coded(a, first_page + page), by_copy = coded || converts;
+    KVHead at{};
+    if (coded) {
+      const CodedPage codes = coded_page_at(a, first_page + page, kv_head);
+      if (a.codes.codec->scores_codes(a.codes.layer)) {
+        score_codes(a, tile, codes, kv_head, tile.scores + page * kPageTokens);
+        continue;
+      }
+      a.codes.codec->decode_keys(codes.block, codes.part, tile.k_page, tile.of_codec);
+    } else {
+      at = kv_head_at(a.view, first_page + page, kv_head);
+      if (converts)
+        convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.k), k_dim * kPageTokens, tile.k_page);
+    }
     for (int64_t row = 0; row < tile.n_rows; row += tile.block) {
       const int64_t n = least(tile.block, tile.n_rows - row);
       const Range keys = keys_of_rows(a, tile, row, row + n - 1, span);
       if (keys.end <= page * kPageTokens || keys.begin >= (page + 1) * kPageTokens) continue;
       const float* rows[kTileRows];
-      for (int64_t r = 0; r < n; ++r)
-        rows[r] = a.q + (tile.token + (row + r) / a.n_group) * a.ldq + (kv_head * a.n_group + (row + r) % a.n_group) * k_dim;
+      for (int64_t r = 0; r < n; ++r) rows[r] = row_query(a, tile, kv_head, row + r);
       float* s = tile.scores + row * kSpanTokens + page * kPageTokens;
       if (by_copy) {
         CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, tile.k_page, k_dim, s, kSpanTokens, nullptr)))
       } else {
+        const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
         CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens, ahead)))
       }
-      if constexpr (Cache::scaled)
+      if (Cache::scaled && !coded)
         for (int64_t r = 0; r < n; ++r) scale_row<Isa>(s + r * kSpanTokens, at.k_scale);
     }
   }
@@ -353,23 +423,36 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
   }
 
   for (int64_t page = page_begin; page < page_end; ++page) {
-    const KVHead at = kv_head_at(a.view, first_page + page, kv_head);
-    const auto* v = reinterpret_cast<const typename Cache::T*>(at.v);
-    const auto* ahead = by_stream ? page_ahead(page_end - page_begin + page - page_begin) : nullptr;
-    if (by_copy) convert<Isa, Cache>(v, v_stride * kPageTokens, tile.v_page);
+    const auto* ahead = page_ahead(page_end - page_begin + page - page_begin);
+    const bool coded = is_coded(a, first_page + page), by_copy = coded || converts;
+    KVHead at{};
+    if (coded) {
+      const CodedPage codes = coded_page_at(a, first_page + page, kv_head);
+      if (a.codes.codec->adds_codes(a.codes.layer)) {
+        const Range keys = {most(tile_keys.begin - page * kPageTokens, 0), least(tile_keys.end - page * kPageTokens, kPageTokens)};
+        add_codes(a, tile, codes, tile.scores + page * kPageTokens, keys, partial + 16, ld_partial);
+        continue;
+      }
+      a.codes.codec->decode_values(codes.block, codes.part, tile.v_page, tile.of_codec);
+    } else {
+      at = kv_head_at(a.view, first_page + page, kv_head);
+      if (converts)
+        convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.v), v_stride * kPageTokens, tile.v_page);
+    }
     for (int64_t row = 0; row < tile.n_rows; row += tile.block) {
       const int64_t n = least(tile.block, tile.n_rows - row);
       const Range keys = keys_of_rows(a, tile, row, row + n - 1, span);
       const int64_t begin = most(keys.begin - page * kPageTokens, 0), end = least(keys.end - page * kPageTokens, kPageTokens);
       if (end <= begin) continue;
       float* p = tile.scores + row * kSpanTokens + page * kPageTokens;
-      if constexpr (Cache::scaled)
+      if (Cache::scaled && !coded)
         for (int64_t r = 0; r < n; ++r) scale_row<Isa>(p + r * kSpanTokens, at.v_scale);
       float* out = partial + row * ld_partial + 16;
       if (by_copy) {
         CAPAX_BY_ROWS(n, (value_page<Isa, F32Cache<Isa>, NR>(p + begin, kSpanTokens, tile.v_page + begin * v_stride,
                                                              v_stride, end - begin, out, ld_partial, nullptr)))
       } else {
+        const auto* v = reinterpret_cast<const typename Cache::T*>(at.v);
         CAPAX_BY_ROWS(n, (value_page<Isa, Cache, NR>(p + begin, kSpanTokens, v + begin * v_stride, v_stride, end - begin,
                                                      out, ld_partial, ahead)))
       }
@@ -508,7 +591,9 @@ static inline void finish_row(const float* partial, int64_t v_dim, float* out) {
 static inline Tile tile_of(const capax::Attend& a, int64_t token, int64_t n_tokens, float* scratch) {
   const int64_t n_rows = n_tokens * a.n_group, n_blocks = (n_rows + kTileRows - 1) / kTileRows;
   float* k_page = scratch + n_rows * capax::kSpanTokens;
-  return {token, n_rows, (n_rows + n_blocks - 1) / n_blocks, scratch, k_page, k_page + capax::kPageTokens * a.view.layout.k_dim};
+  float* v_page = k_page + capax::kPageTokens * a.view.layout.k_dim;
+  return {token, n_rows, (n_rows + n_blocks - 1) / n_blocks, scratch, k_page, v_page,
+          v_page + capax::kPageTokens * capax::kv_v_stride(a.view.layout)};
 }
 
 template <class Isa>
@@ -573,9 +658,28 @@ static void merge_spans(const capax::Attend& a, int32_t kv_head, int64_t token, 
 
 #undef CAPAX_BY_ROWS
 
+// As conversion never rounds, this is what a tile that converts sees.
+template <class Isa>
+static void read_page(const capax::KVView& view, int64_t page, int32_t kv_head, float* k, float* v) {
+  using namespace capax;
+  const KVHead at = kv_head_at(view, page, kv_head);
+  const int64_t n_k = kPageTokens * view.layout.k_dim, n_v = kPageTokens * kv_v_stride(view.layout);
+  const auto* k16 = reinterpret_cast<const uint16_t*>(at.k);
+  const auto* v16 = reinterpret_cast<const uint16_t*>(at.v);
+  switch (view.layout.type) {
+    case KVType::f32:
+      memcpy(k, at.k, static_cast<size_t>(n_k) * sizeof(float));
+      memcpy(v, at.v, static_cast<size_t>(n_v) * sizeof(float));
+      return;
+    case KVType::f16: return convert<Isa, F16Cache<Isa>>(k16, n_k, k), convert<Isa, F16Cache<Isa>>(v16, n_v, v);
+    case KVType::bf16: return convert<Isa, Bf16Cache<Isa>>(k16, n_k, k), convert<Isa, Bf16Cache<Isa>>(v16, n_v, v);
+    case KVType::int8: return;  // has scales besides
+  }
+}
+
 template <class Isa>
 constexpr capax::AttentionKernels attention_kernels() {
-  return {append_kv<Isa>, attend_tokens<Isa>, attend_one_span<Isa>, attend_shared_span<Isa>, merge_spans<Isa>};
+  return {append_kv<Isa>, read_page<Isa>, attend_tokens<Isa>, attend_one_span<Isa>, attend_shared_span<Isa>, merge_spans<Isa>};
 }
 
 }  // namespace

@@ -116,7 +116,7 @@ nb::ndarray<nb::numpy, float> kv_attend(const KVLayout& layout, const Pool& pool
   a.n_keys = n_keys;
   a.scale = scale;
   const AttentionKernels& kernel = kernels().attention;
-  const Scratch scratch = scratch_of(attend_scratch_floats(layout, a.n_group));
+  const Scratch scratch = scratch_of(attend_scratch_floats(layout, a.n_group, nullptr));
   const int64_t span_stride = a.n_group * partial_floats(layout);
   int64_t most_spans = 0;
   for (int64_t t = 0; by_span && t < n_tokens; ++t) {

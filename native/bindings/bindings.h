@@ -22,5 +22,6 @@ void bind_program(nanobind::module_& m);
 void bind_sampling(nanobind::module_& m);
 void bind_strings(nanobind::module_& m);
 void bind_coding(nanobind::module_& m);
+void bind_codec(nanobind::module_& m);
 
 }  // namespace capax

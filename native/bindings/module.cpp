@@ -56,6 +56,7 @@ NB_MODULE(_native, m) {
       .def("__exit__", [](FloatEnvironment& self, nb::args) { self.entered.reset(); });
   capax::bind_norms(m);
   capax::bind_attention(m);
+  capax::bind_codec(m);
   capax::bind_weights(m);
   capax::bind_probe(m);
   capax::bind_program(m);

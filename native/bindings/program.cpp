@@ -53,6 +53,7 @@ struct RecordedProgram {
   int64_t sample_index = -1;   // of the operation that samples
   int64_t n_logits = 0;        // that it samples from
   int64_t last_n_tokens = 0;
+  bool has_bidirectional = false;
 
   int add(std::unique_ptr<Operation> operation, LinearOperation* as_linear) {
     linear.push_back(as_linear);
@@ -74,9 +75,9 @@ struct RecordedProgram {
 };
 
 // Refuse a page of sequence `i` that is outside the pool, free, or twice in its table.
-void check_page(const PagePool& pool, int32_t page, int32_t i, std::vector<int32_t>& seen_by) {
+void check_page(const PagePool& pool, int32_t page, int32_t i, std::vector<int32_t>& seen_by, const char* kind) {
   const auto refuse = [&](const std::string& problem) {
-    throw std::invalid_argument("page " + std::to_string(page) + " of sequence " + std::to_string(i) + " " + problem);
+    throw std::invalid_argument(kind + std::to_string(page) + " of sequence " + std::to_string(i) + " " + problem);
   };
   if (page < 0 || page >= pool.capacity()) refuse("is outside the pool of " + std::to_string(pool.capacity()) + " pages");
   if (!pool.is_in_use(page)) refuse("is free; allocate it first");
@@ -98,9 +99,74 @@ void check_logit_rows(const Step& step) {
                                   std::to_string(step.n_tokens) + " tokens");
 }
 
+// The memory of a step's caches, checked against what the program's layers write there.
+struct Pools {
+  Pools(PagePool* exact, PagePool* coded)
+      : exact(exact), coded(coded), seen_exact(exact ? static_cast<size_t>(exact->capacity()) : 0, -1),
+        seen_coded(coded ? static_cast<size_t>(coded->capacity()) : 0, -1) {}
+  PagePool *exact, *coded;
+  std::vector<int32_t> seen_exact, seen_coded;  // page -> last sequence
+};
+
+void check_layers(const RecordedProgram& self, const PagePool& pool, KVType type) {
+  for (auto [layer, pages] : self.layers) {
+    pages.type = type;
+    if ((layer + 1) * layer_page_nbytes(pages) > pool.page_nbytes())
+      throw nb::value_error("the pool's pages have no room for every layer");
+  }
+}
+
+void check_codec(const RecordedProgram& self, const Codec& codec, const PagePool& pool, KVType type, int64_t lag) {
+  check(type != KVType::int8, "exact pages of a coded cache are f32, f16 or bf16");
+  check(!self.has_bidirectional, "codes are made of causal attention only");
+  check(lag >= -1 && lag <= INT32_MAX, "lag " + std::to_string(lag) + " is not -1 or more");
+  for (const auto& [layer, pages] : self.layers)
+    check(layer < codec.n_layers() && pages.n_kv_heads == codec.n_kv_heads() && pages.k_dim == codec.k_dim() &&
+              pages.v_dim == codec.v_dim(),
+          "the codec is for " + std::to_string(codec.n_layers()) + " layers of " + std::to_string(codec.n_kv_heads()) +
+              " heads of " + std::to_string(codec.k_dim()) + " and " + std::to_string(codec.v_dim()) +
+              " channels; layer " + std::to_string(layer) + " is another");
+  check(codec.page_nbytes() <= pool.page_nbytes(), "the pool's pages of " + std::to_string(pool.page_nbytes()) +
+                                                       " bytes have no room for codes of " +
+                                                       std::to_string(codec.page_nbytes()));
+}
+
+// The table of a sequence, with pages [first, n_pages) checked.
+const int32_t* checked_table(const Vector<int32_t>& table, int64_t first, int64_t n_pages, int64_t n_tokens,
+                             const PagePool& pool, int32_t sequence, std::vector<int32_t>& seen_by, const char* kind) {
+  const int64_t n_given = static_cast<int64_t>(table.shape(0));
+  check(n_given >= n_pages, std::string("the ") + kind + "table of sequence " + std::to_string(sequence) + " has " +
+                                std::to_string(n_given) + " pages; its " + std::to_string(n_tokens) + " tokens need " +
+                                std::to_string(n_pages));
+  for (int64_t p = first; p < n_pages; ++p) check_page(pool, table.data()[p], sequence, seen_by, kind);
+  return table.data();
+}
+
+SequenceSlice sequence_of(const int32_t* bounds, int32_t i, const Vector<int32_t>* table, const Vector<int32_t>* codes,
+                          const CodedStep& coded, Pools& pools) {
+  SequenceSlice s{bounds[0], bounds[1], bounds[2], nullptr};
+  if (!table) return s;
+  const int64_t n_tokens = s.position0 + s.token_end - s.token_begin;
+  int64_t first_exact = 0;
+  if (coded.codec) {
+    const int64_t block = coded.codec->block_tokens();
+    check(coded.lag >= 0 || (s.position0 % block == 0 && n_tokens % block == 0),
+          "sequence " + std::to_string(i) + " has positions " + std::to_string(s.position0) + " to " +
+              std::to_string(n_tokens) + " in this step; a cache without an exact window takes whole blocks of " +
+              std::to_string(block) + " tokens at a time");
+    // Without an exact window the step's own block is still stored before it is encoded.
+    first_exact = std::min(coded.n_blocks(s.position0), s.position0 / block) * (block / kPageTokens);
+    s.code_table = checked_table(*codes, 0, n_tokens / block, n_tokens, *pools.coded, i, pools.seen_coded, "code page ");
+  }
+  s.page_table = checked_table(*table, first_exact, (n_tokens + kPageTokens - 1) / kPageTokens, n_tokens, *pools.exact,
+                               i, pools.seen_exact, "page ");
+  return s;
+}
+
 nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> tokens, Matrix<int32_t> bounds,
          const std::vector<Vector<int32_t>>& page_tables, PagePool* pool, const KVLayout* layout,
-         Vector<int32_t> logit_rows, const std::vector<Sampler*>& samplers) {
+         Vector<int32_t> logit_rows, const std::vector<Sampler*>& samplers, const Codec* codec, PagePool* code_pool,
+         const std::vector<Vector<int32_t>>& code_tables, int64_t lag) {
   checked_range(self, begin, end);
   Step step;
   step.tokens = tokens.data();
@@ -118,14 +184,16 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
     step.pages = pool->base();
     step.page_stride = pool->page_stride();
     step.kv_type = layout->type;
-    for (auto [layer, pages] : self.layers) {
-      pages.type = step.kv_type;
-      if ((layer + 1) * layer_page_nbytes(pages) > pool->page_nbytes())
-        throw nb::value_error("the pool's pages have no room for every layer");
-    }
+    check_layers(self, *pool, step.kv_type);
+  }
+  if (codec) {
+    if (!pool || !code_pool || pool == code_pool || code_tables.size() != bounds.shape(0))
+      throw nb::value_error("a coded cache needs exact pages, code pages of another pool, and a table of them for each sequence");
+    check_codec(self, *codec, *code_pool, step.kv_type, lag);
+    step.codes = {codec, code_pool->base(), code_pool->page_stride(), lag};
   }
   int64_t next = 0;
-  std::vector<int32_t> seen_by(pool ? static_cast<size_t>(pool->capacity()) : 0, -1);  // page -> last sequence
+  Pools pools(pool, codec ? code_pool : nullptr);
   for (size_t i = 0; i < bounds.shape(0); ++i) {
     const int32_t* row = bounds.data() + 3 * i;
     const int64_t n = int64_t{row[1]} - row[0];
@@ -135,20 +203,11 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
           " from position " + std::to_string(row[2]) + "; its rows begin at " + std::to_string(next) + " of " +
           std::to_string(step.n_tokens) + " and its positions end below " + std::to_string(self.n_positions));
     next = row[1];
-    const int32_t* table = nullptr;
-    if (pool) {
-      const int64_t n_pages = (row[2] + n + kPageTokens - 1) / kPageTokens;
-      const int64_t n_given = static_cast<int64_t>(page_tables[i].shape(0));
-      check(n_given >= n_pages, "the page table of sequence " + std::to_string(i) + " has " + std::to_string(n_given) +
-                                    " pages; its " + std::to_string(row[2] + n) + " tokens need " +
-                                    std::to_string(n_pages));
-      table = page_tables[i].data();
-      for (int64_t p = 0; p < n_pages; ++p) check_page(*pool, table[p], static_cast<int32_t>(i), seen_by);
-    }
-    step.sequences.push_back({row[0], row[1], row[2], table});
+    step.sequences.push_back(sequence_of(row, static_cast<int32_t>(i), pool ? &page_tables[i] : nullptr,
+                                         codec ? &code_tables[i] : nullptr, step.codes, pools));
   }
   if (next != step.n_tokens) throw nb::value_error("sequences do not cover the step's tokens");
-  if (pool) step.shared = shared_prefixes(step.sequences);
+  if (pool && !codec) step.shared = shared_prefixes(step.sequences);
   std::vector<SampleResult> results;
   if (!samplers.empty()) {
     if (static_cast<int64_t>(samplers.size()) != step.n_logit_rows) throw nb::value_error("one sampler for each logit row");
@@ -233,6 +292,7 @@ int add_attention(RecordedProgram& self, int64_t layer, int q, int k, int v, int
       throw std::invalid_argument("a QK norm gain has " + std::to_string(gain->size()) + " values; head_dim is " +
                                   std::to_string(head_dim));
   const int operation = self.add(std::make_unique<AttentionOperation>(self.program, std::move(options)), nullptr);
+  self.has_bidirectional = self.has_bidirectional || !causal;
   self.layers.push_back({layer, {KVType::f32, n_kv_heads, head_dim, head_dim}});
   self.n_positions = std::min(self.n_positions, static_cast<int64_t>(cos.shape(0)));
   return operation;
@@ -353,9 +413,11 @@ void bind_program(nb::module_& m) {
           "n_tokens"_a, "n_logit_rows"_a,
           "Make room for so many rows in a step; once, when everything is recorded and before anything runs.")
       .def("run", &run, "begin"_a, "end"_a, "tokens"_a, "bounds"_a, "page_tables"_a, "pool"_a.none(),
-           "layout"_a.none(), "logit_rows"_a, "samplers"_a,
+           "layout"_a.none(), "logit_rows"_a, "samplers"_a, "codec"_a = nb::none(), "code_pool"_a = nb::none(),
+           "code_tables"_a = std::vector<Vector<int32_t>>{}, "lag"_a = 0,
            "Run operations [begin, end) over a step; bounds: int32 [n_sequences, 3] of first row, end row, position. "
-           "samplers: one for each logit row, or none; what they chose is returned as `Sampler.sample` does.")
+           "samplers: one for each logit row, or none; what they chose is returned as `Sampler.sample` does. "
+           "codec: older blocks are read from codes, whose pages are of code_pool; see kv/codec.h.")
       .def("run_head", &run_head, "begin"_a, "logit_rows"_a, "end"_a = nb::none(),
            "Run operations from `begin` on, up to `end` if given, for rows of the step that ran last.")
       .def(

@@ -61,6 +61,14 @@ struct Avx512 {
   static inline void istore(int32_t* p, I a) { _mm512_storeu_si512(p, a); }
   static inline I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
   static inline I imul(I a, I b) { return _mm512_mullo_epi32(a, b); }
+  static inline I iload_u8(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  template <int n>
+  static inline I ishr(I a) { return _mm512_srli_epi32(a, n); }
+  static inline I ishl(I a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+  static inline I iand(I a, I b) { return _mm512_and_si512(a, b); }
+  static inline I ior(I a, I b) { return _mm512_or_si512(a, b); }
   static inline F from_i32(I a) { return _mm512_cvtepi32_ps(a); }
   static inline I to_i32(F a) { return _mm512_cvtps_epi32(a); }
   static inline void store_i8(int8_t* p, I a) {

@@ -28,6 +28,7 @@
 //   F lt_select(a, b, x, y) = a < b ? x : y   F abs(F)
 //   F exp2i(F n): 2^n for integral n in [-126, 127]
 //   F from_i32(I)       I to_i32(F)           void store_i8(int8_t* p, I)  saturating not needed
+//   I iload_u8(const uint8_t* p)  16 bytes    I ishr<n>(I) ishl(I, int n) iand ior(I, I)  bits, n in 0..31
 //   I izero() iset1(int32_t) iadd imul(I, I)  I iload(const int32_t* p)  void istore(int32_t*, I)
 //   float hsum(F)       float hmax(F)
 #pragma once

@@ -139,6 +139,34 @@ struct Neon {
     CAPAX_QUARTERS a.v[k] = vmulq_s32(a.v[k], b.v[k]);
     return a;
   }
+  static inline I iload_u8(const uint8_t* p) {
+    I r;
+    const uint8x16_t bytes = vld1q_u8(p);
+    const uint16x8_t lo = vmovl_u8(vget_low_u8(bytes)), hi = vmovl_u8(vget_high_u8(bytes));
+    r.v[0] = vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(lo)));
+    r.v[1] = vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(lo)));
+    r.v[2] = vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(hi)));
+    r.v[3] = vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(hi)));
+    return r;
+  }
+  template <int n>
+  static inline I ishr(I a) {
+    if constexpr (n > 0)
+      CAPAX_QUARTERS a.v[k] = vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a.v[k]), n));
+    return a;
+  }
+  static inline I ishl(I a, int n) {
+    CAPAX_QUARTERS a.v[k] = vshlq_s32(a.v[k], vdupq_n_s32(n));
+    return a;
+  }
+  static inline I iand(I a, I b) {
+    CAPAX_QUARTERS a.v[k] = vandq_s32(a.v[k], b.v[k]);
+    return a;
+  }
+  static inline I ior(I a, I b) {
+    CAPAX_QUARTERS a.v[k] = vorrq_s32(a.v[k], b.v[k]);
+    return a;
+  }
   static inline F from_i32(I a) {
     F r;
     CAPAX_QUARTERS r.v[k] = vcvtq_f32_s32(a.v[k]);

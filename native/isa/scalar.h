@@ -128,6 +128,28 @@ struct Scalar {
     CAPAX_LANES a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) * static_cast<uint32_t>(b.v[i]));
     return a;
   }
+  static inline I iload_u8(const uint8_t* p) {
+    I r;
+    CAPAX_LANES r.v[i] = p[i];
+    return r;
+  }
+  template <int n>
+  static inline I ishr(I a) {
+    CAPAX_LANES a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> n);
+    return a;
+  }
+  static inline I ishl(I a, int n) {
+    CAPAX_LANES a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n);
+    return a;
+  }
+  static inline I iand(I a, I b) {
+    CAPAX_LANES a.v[i] &= b.v[i];
+    return a;
+  }
+  static inline I ior(I a, I b) {
+    CAPAX_LANES a.v[i] |= b.v[i];
+    return a;
+  }
   static inline F from_i32(I a) {
     F r;
     CAPAX_LANES r.v[i] = static_cast<float>(a.v[i]);

@@ -12,6 +12,11 @@ constexpr int64_t kSplitTokens = 4;   // sequences with at most so many tokens a
 
 int64_t align16(int64_t n) { return (n + 15) / 16 * 16; }
 
+// Scratch to encode one head of a block: its keys, its values, what the codec needs.
+int64_t encode_floats(const KVLayout& layout, const Codec& codec) {
+  return codec.block_tokens() * (layout.k_dim + kv_v_stride(layout)) + codec.scratch_floats();
+}
+
 }  // namespace
 
 Attend AttentionOperation::attend_for(const Step& step, const SequenceSlice& sequence) const {
@@ -30,12 +35,63 @@ Attend AttentionOperation::attend_for(const Step& step, const SequenceSlice& seq
   return a;
 }
 
+CodedView AttentionOperation::codes_of(const Step& step, const SequenceSlice& sequence) const {
+  const Codec& codec = *step.codes.codec;
+  return {&codec, step.codes.pages + codec.layer_offset(o_.layer), step.codes.page_stride, sequence.code_table,
+          o_.layer, {o_.cos, o_.sin, o_.style}, 0};
+}
+
+// The same for a tile, all of whose tokens lie in one block.
+Attend AttentionOperation::attend_for(const Step& step, const Tile& tile) const {
+  const SequenceSlice& sequence = step.sequences[static_cast<size_t>(tile.sequence)];
+  Attend a = attend_for(step, sequence);
+  if (!step.codes.codec) return a;
+  a.codes = codes_of(step, sequence);
+  a.codes.n_pages = step.codes.n_blocks(a.position0 + tile.token_begin) * (a.codes.codec->block_tokens() / kPageTokens);
+  const int64_t tables = tables_of_[static_cast<size_t>(tile.sequence)];
+  if (tables >= 0) {
+    a.tables = reinterpret_cast<const float*>(program_.operation_scratch().reserve(0)) + tables;
+    a.ld_table = ld_table_;
+  }
+  return a;
+}
+
+// The blocks of a sequence that this step encodes in this layer.
+void AttentionOperation::find_encodings(const Step& step, int32_t sequence) {
+  const SequenceSlice& s = step.sequences[static_cast<size_t>(sequence)];
+  const Codec& codec = *step.codes.codec;
+  const int64_t end = s.position0 + s.token_end - s.token_begin;
+  for (int64_t block = std::max<int64_t>(s.position0 / codec.block_tokens() - 1, 0); block < end / codec.block_tokens(); ++block) {
+    for (int32_t head = 0; head < o_.n_kv_heads; ++head) {
+      const int64_t at = step.codes.encoded_at(block, o_.layer * o_.n_kv_heads + head, codec.n_layers() * o_.n_kv_heads);
+      if (at >= s.position0 && at < end) encodings_.push_back({sequence, head, block});
+    }
+  }
+}
+
+// Room behind `begin` for what a codec prepares of the queries of sequences with few tokens.
+void AttentionOperation::plan_tables(const Step& step, int64_t begin) {
+  const Codec& codec = *step.codes.codec;
+  ld_table_ = codec.scores_codes(o_.layer) ? codec.table_floats(o_.layer) : 0;
+  for (const SequenceSlice& s : step.sequences) {
+    const int64_t n = s.token_end - s.token_begin;
+    const bool has_codes = step.codes.n_blocks(s.position0 + n - 1) > 0;
+    const bool wanted = ld_table_ > 0 && n <= kSplitTokens && has_codes;
+    tables_of_.push_back(wanted ? begin : -1);
+    if (wanted) begin += n * o_.n_heads * ld_table_;
+  }
+  program_.operation_scratch().reserve(begin * static_cast<int64_t>(sizeof(float)));
+}
+
 void AttentionOperation::prepare(const Step& step, int n_threads) {
   layout_ = {step.kv_type, o_.n_kv_heads, o_.head_dim, o_.head_dim};
   blocks_.clear();
   tiles_.clear();
   groups_.clear();
+  encodings_.clear();
+  tables_of_.clear();
   has_split_ = false;
+  const Codec* codec = step.codes.codec;
   int64_t partials = 0;
   const int64_t tile_tokens = attend_tile_tokens(n_group());
   std::vector<int32_t> first_tile;  // of each sequence
@@ -45,11 +101,18 @@ void AttentionOperation::prepare(const Step& step, int n_threads) {
     first_tile.push_back(static_cast<int32_t>(tiles_.size()));
     for (int64_t begin = 0; begin < a.n_tokens; begin += kBlockTokens)
       blocks_.push_back({i, begin, std::min(begin + kBlockTokens, a.n_tokens), 0, 0, 0});
+    if (codec) find_encodings(step, i);
     const bool split = a.n_tokens <= kSplitTokens;
     const int64_t stride = split ? 1 : tile_tokens;
+    std::vector<int64_t> cuts = {0};
+    while (cuts.back() < a.n_tokens) {
+      const int64_t border = codec ? codec->block_tokens() - (a.position0 + cuts.back()) % codec->block_tokens() : stride;
+      cuts.push_back(std::min(cuts.back() + std::min(stride, border), a.n_tokens));
+    }
     // The last tokens see the most keys: their items come first, so that the threads end together.
-    for (int64_t begin = (a.n_tokens - 1) / stride * stride; begin >= 0; begin -= stride) {
-      Tile tile{i, begin, std::min(begin + stride, a.n_tokens), 0, 0, 0};
+    for (size_t cut = cuts.size() - 1; cut-- > 0;) {
+      const int64_t begin = cuts[cut];
+      Tile tile{i, begin, cuts[cut + 1], 0, 0, 0};
       if (split) {
         const Range spans = visible_spans(a, a.position0 + begin);
         tile.n_spans = spans.end - spans.begin;
@@ -80,8 +143,11 @@ void AttentionOperation::prepare(const Step& step, int n_threads) {
   for (const Group& group : groups_) first_item_.push_back(first_item_.back() + o_.n_kv_heads * group.n_spans);
   for (const Tile& tile : tiles_)
     first_item_.push_back(first_item_.back() + o_.n_kv_heads * (tile.n_spans ? tile.n_spans - tile.n_grouped : 1));
-  rank_floats_ = align16(attend_scratch_floats(layout_, n_group()));
-  program_.operation_scratch().reserve((rank_floats_ * n_threads + partials) * static_cast<int64_t>(sizeof(float)));
+  rank_floats_ = align16(attend_scratch_floats(layout_, n_group(), codec));
+  if (codec) rank_floats_ = std::max(rank_floats_, align16(encode_floats(layout_, *codec)));
+  const int64_t n_floats = align16(rank_floats_ * n_threads + partials);
+  program_.operation_scratch().reserve(n_floats * static_cast<int64_t>(sizeof(float)));
+  if (codec) plan_tables(step, n_floats);
 }
 
 void AttentionOperation::store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end,
@@ -105,10 +171,36 @@ void AttentionOperation::store(Context& context, const SequenceSlice& sequence, 
                                    end - begin, sequence.position0 + begin, kv_head, kv_head + 1);
 }
 
+void AttentionOperation::encode(Context& context, const Encoding& item, float* scratch) const {
+  const SequenceSlice& sequence = context.step.sequences[static_cast<size_t>(item.sequence)];
+  const KVView view = attend_for(context.step, sequence).view;
+  const Codec& codec = *context.step.codes.codec;
+  const int64_t n_pages = codec.block_tokens() / kPageTokens;
+  float* k = scratch;
+  float* v = k + codec.block_tokens() * layout_.k_dim;
+  for (int64_t page = 0; page < n_pages; ++page)
+    context.kernels.attention.read_page(view, item.block * n_pages + page, item.kv_head,
+                                        k + page * kPageTokens * layout_.k_dim,
+                                        v + page * kPageTokens * kv_v_stride(layout_));
+  codec.encode(code_block_at(codes_of(context.step, sequence), item.block, item.kv_head), k, v,
+               v + codec.block_tokens() * kv_v_stride(layout_));
+}
+
+void AttentionOperation::fill_tables(Context& context, const Tile& block, int32_t kv_head) const {
+  const int64_t tables = tables_of_[static_cast<size_t>(block.sequence)];
+  if (tables < 0) return;
+  float* first = reinterpret_cast<float*>(program_.operation_scratch().reserve(0)) + tables;
+  const Attend a = attend_for(context.step, context.step.sequences[static_cast<size_t>(block.sequence)]);
+  for (int64_t t = block.token_begin; t < block.token_end; ++t)
+    for (int64_t head = kv_head * n_group(); head < (kv_head + 1) * n_group(); ++head)
+      context.step.codes.codec->prepare(o_.layer, kv_head, a.q + t * a.ldq + head * o_.head_dim,
+                                        first + (t * o_.n_heads + head) * ld_table_);
+}
+
 void AttentionOperation::attend_tile(Context& context, const Tile& tile, int64_t item, float* scratch,
                                      float* partials) const {
   const AttentionKernels& kernels = context.kernels.attention;
-  const Attend a = attend_for(context.step, context.step.sequences[static_cast<size_t>(tile.sequence)]);
+  const Attend a = attend_for(context.step, tile);
   if (tile.n_spans == 0) return kernels.attend(a, static_cast<int32_t>(item), tile.token_begin, tile.token_end, scratch);
   const int64_t n_partial = n_group() * partial_floats(layout_), n_own = tile.n_spans - tile.n_grouped;
   const int32_t kv_head = static_cast<int32_t>(item / n_own);
@@ -146,11 +238,17 @@ void AttentionOperation::run(Context& context, int rank) {
     const Tile& block = blocks_[static_cast<size_t>(item / o_.n_kv_heads)];
     store(context, step.sequences[static_cast<size_t>(block.sequence)], block.token_begin, block.token_end,
           static_cast<int32_t>(item % o_.n_kv_heads));
+    if (step.codes.codec) fill_tables(context, block, static_cast<int32_t>(item % o_.n_kv_heads));
   }
   context.team.barrier(rank);
 
   float* memory = reinterpret_cast<float*>(program_.operation_scratch().reserve(0));
   float* scratch = memory + rank * rank_floats_;
+  if (!encodings_.empty()) {
+    for (size_t item = static_cast<size_t>(rank); item < encodings_.size(); item += static_cast<size_t>(n_threads))
+      encode(context, encodings_[item], scratch);
+    context.team.barrier(rank);
+  }
   float* partials = memory + n_threads * rank_floats_;
   const int64_t n_partial = n_group() * partial_floats(layout_);
   const int64_t n_items = first_item_.back();

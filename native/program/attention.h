@@ -1,6 +1,7 @@
 // One layer's attention over the paged cache: norm and rotate q and k, append, attend.
 //
 // Phase 1, items (sequence, block of tokens, KV head): QK norm, rotary embedding, append.
+// A coded cache then encodes, items (sequence, block, KV head): the blocks that have become due.
 // Phase 2, a few tokens: items (sequence, token, KV head, span of 512 keys) and a merge;
 //          many tokens: items (sequence, KV head, tile of tokens);
 //          decoding sequences that share pages: items (group, KV head, span) for the spans with
@@ -49,19 +50,33 @@ class AttentionOperation : public Operation {
     int64_t partials;                // offset in floats of the first partial, if split in spans
     int64_t n_grouped;               // of its spans, that its group computes
   };
+  struct Encoding {  // one KV head of a block that is due
+    int32_t sequence;
+    int32_t kv_head;
+    int64_t block;
+  };
 
   Attend attend_for(const Step& step, const SequenceSlice& sequence) const;
+  Attend attend_for(const Step& step, const Tile& tile) const;
+  CodedView codes_of(const Step& step, const SequenceSlice& sequence) const;
   void store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end, int32_t kv_head) const;
+  void plan_tables(const Step& step, int64_t begin);
+  void fill_tables(Context& context, const Tile& block, int32_t kv_head) const;
+  void find_encodings(const Step& step, int32_t sequence);
+  void encode(Context& context, const Encoding& item, float* scratch) const;
 
   Program& program_;
   Options o_;
   KVLayout layout_{};
   std::vector<Tile> blocks_;          // phase 1
+  std::vector<Encoding> encodings_;   // between them
   std::vector<Tile> tiles_;           // phase 2
   std::vector<Group> groups_;         // phase 2, their items come first
   std::vector<int64_t> first_item_;   // of each group, then of each tile, then the total
   bool has_split_ = false;
-  int64_t rank_floats_ = 0;  // operation scratch: [per rank: kernel scratch | partials]
+  int64_t rank_floats_ = 0;  // operation scratch: [per rank: kernel scratch | partials | codec's tables]
+  int64_t ld_table_ = 0;     // floats of the codec's table of one query row
+  std::vector<int64_t> tables_of_;  // of each sequence: offset in floats of its tables, or -1
 
   void attend_group(Context& context, const Group& group, int64_t item, float* scratch, float* partials) const;
   void attend_tile(Context& context, const Tile& tile, int64_t item, float* scratch, float* partials) const;

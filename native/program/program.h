@@ -7,6 +7,7 @@
 // step nor the number of threads can change a bit of a row.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -27,7 +28,28 @@ namespace capax {
 struct SequenceSlice {
   int64_t token_begin, token_end;  // rows of the step
   int64_t position0;               // position of the first row; also the tokens already cached
-  const int32_t* page_table;       // pages covering positions 0 .. position0 + n_tokens - 1
+  const int32_t* page_table;       // pages covering positions 0 .. position0 + n_tokens - 1; of a coded
+                                   // cache those of blocks that the first row reads exactly, and later ones
+  const int32_t* code_table = nullptr;  // coded: block -> code page, for all blocks full after the step
+};
+
+// Where a step's caches keep their older blocks as codes; see kv/codec.h.
+struct CodedStep {
+  const Codec* codec = nullptr;  // null: nothing is coded
+  uint8_t* pages = nullptr;      // base of the pool of code pages
+  int64_t page_stride = 0;
+  int64_t lag = 0;               // -1 or more
+
+  // Blocks that a query at `position` reads from codes.
+  int64_t n_blocks(int64_t position) const {
+    return std::max<int64_t>(position / codec->block_tokens() - lag, 0);
+  }
+  // Blocks in order are encoded when the step reaches a position: at the end of the block if it is
+  // read from then on, else spread over the block behind it, so that no step has all the work.
+  int64_t encoded_at(int64_t block, int64_t share, int64_t n_shares) const {
+    const int64_t end = (block + 1) * codec->block_tokens();
+    return lag <= 0 ? end - 1 : end + share * codec->block_tokens() / n_shares;
+  }
 };
 
 struct Step {
@@ -42,6 +64,7 @@ struct Step {
   uint8_t* pages = nullptr;  // base of the page pool
   int64_t page_stride = 0;
   KVType kv_type = KVType::f32;
+  CodedStep codes;
 };
 
 struct alignas(64) Counter {
