@@ -64,7 +64,9 @@ struct KVView {
   KVLayout layout;
   uint8_t* base;              // pool + layer * layer_page_nbytes(layout), 64-byte aligned
   int64_t page_stride;        // bytes from page to page of the pool
-  const int32_t* page_table;  // [pages of the sequence]: position / 64 -> page of the pool
+  const int32_t* page_table;  // [pages of the sequence]: position / 64 -> page of the pool, or, of a coded
+                              // cache, -1 - passing page
+  uint8_t* passing = nullptr;  // passing pages of this layer, whose codes replace them within the step
 };
 
 // Where one head of one page lies.
@@ -75,7 +77,9 @@ struct KVHead {
   float* v_scale;
 };
 static inline KVHead kv_head_at(const KVView& view, int64_t page, int64_t kv_head) {
-  uint8_t* head = view.base + view.page_table[page] * view.page_stride + kv_head * kv_head_nbytes(view.layout);
+  const int64_t id = view.page_table[page];
+  uint8_t* layer = id >= 0 ? view.base + id * view.page_stride : view.passing - (id + 1) * layer_page_nbytes(view.layout);
+  uint8_t* head = layer + kv_head * kv_head_nbytes(view.layout);
   uint8_t* v = head + kv_k_nbytes(view.layout);
   uint8_t* scales = v + kv_v_nbytes(view.layout);
   return {head, v, reinterpret_cast<float*>(scales), reinterpret_cast<float*>(scales + kv_scale_nbytes(view.layout))};

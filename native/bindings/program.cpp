@@ -99,13 +99,14 @@ void check_logit_rows(const Step& step) {
                                   std::to_string(step.n_tokens) + " tokens");
 }
 
-// The memory of a step's caches, checked against what the program's layers write there.
+// The memory of a step's caches, and what is known of it so far.
 struct Pools {
   Pools(PagePool* exact, PagePool* coded)
       : exact(exact), coded(coded), seen_exact(exact ? static_cast<size_t>(exact->capacity()) : 0, -1),
         seen_coded(coded ? static_cast<size_t>(coded->capacity()) : 0, -1) {}
   PagePool *exact, *coded;
-  std::vector<int32_t> seen_exact, seen_coded;  // page -> last sequence
+  std::vector<int32_t> seen_exact, seen_coded;   // page -> last sequence
+  std::vector<std::vector<int32_t>> own_tables;  // with passing pages
 };
 
 void check_layers(const RecordedProgram& self, const PagePool& pool, KVType type) {
@@ -131,35 +132,54 @@ void check_codec(const RecordedProgram& self, const Codec& codec, const PagePool
                                                        std::to_string(codec.page_nbytes()));
 }
 
-// The table of a sequence, with pages [first, n_pages) checked.
-const int32_t* checked_table(const Vector<int32_t>& table, int64_t first, int64_t n_pages, int64_t n_tokens,
-                             const PagePool& pool, int32_t sequence, std::vector<int32_t>& seen_by, const char* kind) {
+void check_length(const Vector<int32_t>& table, int64_t n_pages, int64_t n_tokens, int32_t sequence, const char* kind) {
   const int64_t n_given = static_cast<int64_t>(table.shape(0));
   check(n_given >= n_pages, std::string("the ") + kind + "table of sequence " + std::to_string(sequence) + " has " +
                                 std::to_string(n_given) + " pages; its " + std::to_string(n_tokens) + " tokens need " +
                                 std::to_string(n_pages));
-  for (int64_t p = first; p < n_pages; ++p) check_page(pool, table.data()[p], sequence, seen_by, kind);
-  return table.data();
+}
+
+// The page table of a sequence whose older blocks are codes. Blocks that begin and end in this step
+// and that nobody reads exactly after it lie in passing pages; all others have pages of their own.
+const int32_t* coded_table(const SequenceSlice& s, int32_t i, const Vector<int32_t>& table, CodedStep& coded, Pools& pools) {
+  const int64_t n_block = coded.codec->block_tokens(), n_parts = n_block / kPageTokens;
+  const int64_t n_tokens = s.position0 + s.token_end - s.token_begin;
+  check(coded.lag >= 0 || (s.position0 % n_block == 0 && n_tokens % n_block == 0),
+        "sequence " + std::to_string(i) + " has positions " + std::to_string(s.position0) + " to " +
+            std::to_string(n_tokens) + " in this step; a cache without an exact window takes whole blocks of " +
+            std::to_string(n_block) + " tokens at a time");
+  std::vector<int32_t> own(static_cast<size_t>((n_tokens + kPageTokens - 1) / kPageTokens), INT32_MIN);
+  const int64_t first = std::max<int64_t>(s.position0 / n_block - std::max<int64_t>(coded.lag, 0), 0);
+  const int64_t kept = n_tokens / n_block - std::max<int64_t>(coded.lag, 0);
+  for (int64_t page = first * n_parts; page < static_cast<int64_t>(own.size()); ++page) {
+    const int64_t block = page / n_parts;
+    if (block * n_block >= s.position0 && block < kept) {
+      own[static_cast<size_t>(page)] = static_cast<int32_t>(-1 - coded.n_passing++);
+    } else {
+      check_page(*pools.exact, table.data()[page], i, pools.seen_exact, "page ");
+      own[static_cast<size_t>(page)] = table.data()[page];
+    }
+  }
+  pools.own_tables.push_back(std::move(own));
+  return pools.own_tables.back().data();
 }
 
 SequenceSlice sequence_of(const int32_t* bounds, int32_t i, const Vector<int32_t>* table, const Vector<int32_t>* codes,
-                          const CodedStep& coded, Pools& pools) {
+                          CodedStep& coded, Pools& pools) {
   SequenceSlice s{bounds[0], bounds[1], bounds[2], nullptr};
   if (!table) return s;
-  const int64_t n_tokens = s.position0 + s.token_end - s.token_begin;
-  int64_t first_exact = 0;
+  const int64_t n_tokens = s.position0 + s.token_end - s.token_begin, n_pages = (n_tokens + kPageTokens - 1) / kPageTokens;
+  check_length(*table, n_pages, n_tokens, i, "page ");
   if (coded.codec) {
-    const int64_t block = coded.codec->block_tokens();
-    check(coded.lag >= 0 || (s.position0 % block == 0 && n_tokens % block == 0),
-          "sequence " + std::to_string(i) + " has positions " + std::to_string(s.position0) + " to " +
-              std::to_string(n_tokens) + " in this step; a cache without an exact window takes whole blocks of " +
-              std::to_string(block) + " tokens at a time");
-    // Without an exact window the step's own block is still stored before it is encoded.
-    first_exact = std::min(coded.n_blocks(s.position0), s.position0 / block) * (block / kPageTokens);
-    s.code_table = checked_table(*codes, 0, n_tokens / block, n_tokens, *pools.coded, i, pools.seen_coded, "code page ");
+    const int64_t n_blocks = n_tokens / coded.codec->block_tokens();
+    check_length(*codes, n_blocks, n_tokens, i, "code page ");
+    for (int64_t b = 0; b < n_blocks; ++b) check_page(*pools.coded, codes->data()[b], i, pools.seen_coded, "code page ");
+    s.code_table = codes->data();
+    s.page_table = coded_table(s, i, *table, coded, pools);
+  } else {
+    for (int64_t p = 0; p < n_pages; ++p) check_page(*pools.exact, table->data()[p], i, pools.seen_exact, "page ");
+    s.page_table = table->data();
   }
-  s.page_table = checked_table(*table, first_exact, (n_tokens + kPageTokens - 1) / kPageTokens, n_tokens, *pools.exact,
-                               i, pools.seen_exact, "page ");
   return s;
 }
 
@@ -190,7 +210,7 @@ nb::list run(RecordedProgram& self, int64_t begin, int64_t end, Vector<int32_t> 
     if (!pool || !code_pool || pool == code_pool || code_tables.size() != bounds.shape(0))
       throw nb::value_error("a coded cache needs exact pages, code pages of another pool, and a table of them for each sequence");
     check_codec(self, *codec, *code_pool, step.kv_type, lag);
-    step.codes = {codec, code_pool->base(), code_pool->page_stride(), lag};
+    step.codes = {codec, code_pool->base(), code_pool->page_stride(), lag, 0};
   }
   int64_t next = 0;
   Pools pools(pool, codec ? code_pool : nullptr);

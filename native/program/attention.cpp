@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 namespace capax {
 namespace {
@@ -22,6 +23,8 @@ int64_t encode_floats(const KVLayout& layout, const Codec& codec) {
 Attend AttentionOperation::attend_for(const Step& step, const SequenceSlice& sequence) const {
   Attend a{};
   a.view = {layout_, step.pages + o_.layer * layer_page_nbytes(layout_), step.page_stride, sequence.page_table};
+  if (step.codes.n_passing > 0)
+    a.view.passing = program_.operation_scratch().reserve(0) + passing_ * static_cast<int64_t>(sizeof(float));
   a.ldq = program_.width(o_.q);
   a.q = program_.rows(o_.q) + sequence.token_begin * a.ldq;
   a.ldo = program_.width(o_.out);
@@ -69,8 +72,8 @@ void AttentionOperation::find_encodings(const Step& step, int32_t sequence) {
   }
 }
 
-// Room behind `begin` for what a codec prepares of the queries of sequences with few tokens.
-void AttentionOperation::plan_tables(const Step& step, int64_t begin) {
+// Room behind `begin` for what a codec prepares of the queries of sequences with few tokens; its end.
+int64_t AttentionOperation::plan_tables(const Step& step, int64_t begin) {
   const Codec& codec = *step.codes.codec;
   ld_table_ = codec.scores_codes(o_.layer) ? codec.table_floats(o_.layer) : 0;
   for (const SequenceSlice& s : step.sequences) {
@@ -80,7 +83,7 @@ void AttentionOperation::plan_tables(const Step& step, int64_t begin) {
     tables_of_.push_back(wanted ? begin : -1);
     if (wanted) begin += n * o_.n_heads * ld_table_;
   }
-  program_.operation_scratch().reserve(begin * static_cast<int64_t>(sizeof(float)));
+  return begin;
 }
 
 void AttentionOperation::prepare(const Step& step, int n_threads) {
@@ -145,9 +148,12 @@ void AttentionOperation::prepare(const Step& step, int n_threads) {
     first_item_.push_back(first_item_.back() + o_.n_kv_heads * (tile.n_spans ? tile.n_spans - tile.n_grouped : 1));
   rank_floats_ = align16(attend_scratch_floats(layout_, n_group(), codec));
   if (codec) rank_floats_ = std::max(rank_floats_, align16(encode_floats(layout_, *codec)));
-  const int64_t n_floats = align16(rank_floats_ * n_threads + partials);
-  program_.operation_scratch().reserve(n_floats * static_cast<int64_t>(sizeof(float)));
-  if (codec) plan_tables(step, n_floats);
+  passing_ = align16(rank_floats_ * n_threads + partials);
+  if (codec) passing_ = plan_tables(step, passing_);
+  const int64_t n_passing = step.codes.n_passing * layer_page_nbytes(layout_);
+  uint8_t* end = program_.operation_scratch().reserve(passing_ * static_cast<int64_t>(sizeof(float)) + n_passing) +
+                 passing_ * static_cast<int64_t>(sizeof(float));
+  if (n_passing > 0 && kv_v_stride(layout_) != o_.head_dim) std::memset(end, 0, static_cast<size_t>(n_passing));
 }
 
 void AttentionOperation::store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end,

@@ -60,7 +60,7 @@ class AttentionOperation : public Operation {
   Attend attend_for(const Step& step, const Tile& tile) const;
   CodedView codes_of(const Step& step, const SequenceSlice& sequence) const;
   void store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end, int32_t kv_head) const;
-  void plan_tables(const Step& step, int64_t begin);
+  int64_t plan_tables(const Step& step, int64_t begin);
   void fill_tables(Context& context, const Tile& block, int32_t kv_head) const;
   void find_encodings(const Step& step, int32_t sequence);
   void encode(Context& context, const Encoding& item, float* scratch) const;
@@ -76,6 +76,7 @@ class AttentionOperation : public Operation {
   bool has_split_ = false;
   int64_t rank_floats_ = 0;  // operation scratch: [per rank: kernel scratch | partials | codec's tables]
   int64_t ld_table_ = 0;     // floats of the codec's table of one query row
+  int64_t passing_ = 0;      // offset in floats of the passing pages, which come last
   std::vector<int64_t> tables_of_;  // of each sequence: offset in floats of its tables, or -1
 
   void attend_group(Context& context, const Group& group, int64_t item, float* scratch, float* partials) const;

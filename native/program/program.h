@@ -28,8 +28,7 @@ namespace capax {
 struct SequenceSlice {
   int64_t token_begin, token_end;  // rows of the step
   int64_t position0;               // position of the first row; also the tokens already cached
-  const int32_t* page_table;       // pages covering positions 0 .. position0 + n_tokens - 1; of a coded
-                                   // cache those of blocks that the first row reads exactly, and later ones
+  const int32_t* page_table;       // pages covering positions 0 .. position0 + n_tokens - 1; see KVView
   const int32_t* code_table = nullptr;  // coded: block -> code page, for all blocks full after the step
 };
 
@@ -39,6 +38,7 @@ struct CodedStep {
   uint8_t* pages = nullptr;      // base of the pool of code pages
   int64_t page_stride = 0;
   int64_t lag = 0;               // -1 or more
+  int64_t n_passing = 0;         // exact pages that this step fills and encodes for good
 
   // Blocks that a query at `position` reads from codes.
   int64_t n_blocks(int64_t position) const {

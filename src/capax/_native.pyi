@@ -128,6 +128,70 @@ def kv_attend(
     by_span: bool = False,
 ) -> Floats: ...
 
+# codec.cpp
+class Codec:
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def n_kv_heads(self) -> int: ...
+    @property
+    def k_dim(self) -> int: ...
+    @property
+    def v_dim(self) -> int: ...
+    @property
+    def block_tokens(self) -> int: ...
+    @property
+    def page_nbytes(self) -> int: ...
+    def encode(
+        self,
+        layer: int,
+        kv_head: int,
+        position0: int,
+        k: Floats,
+        v: Floats,
+        cos: Floats,
+        sin: Floats,
+        interleaved: bool,
+    ) -> bytes: ...
+    def decode(
+        self,
+        layer: int,
+        kv_head: int,
+        position0: int,
+        codes: bytes,
+        cos: Floats,
+        sin: Floats,
+        interleaved: bool,
+    ) -> tuple[Floats, Floats]: ...
+    def score(
+        self,
+        layer: int,
+        kv_head: int,
+        position0: int,
+        codes: bytes,
+        cos: Floats,
+        sin: Floats,
+        interleaved: bool,
+        q: Floats,
+        use_tables: bool = True,
+    ) -> Floats: ...
+
+class UniformCodec(Codec):
+    def __init__(
+        self,
+        k_bits: list[int],
+        v_bits: list[int],
+        n_kv_heads: int,
+        k_dim: int,
+        v_dim: int,
+        block_tokens: int,
+        k_by_token: bool,
+        v_by_token: bool,
+        group: int,
+        before_rotation: bool = False,
+        hadamard: bool = False,
+    ) -> None: ...
+
 # program.cpp
 class PagePool:
     def __init__(self, page_nbytes: int, capacity: int) -> None: ...
@@ -201,6 +265,10 @@ class Program:
         layout: KVLayout | None,
         logit_rows: Ints,
         samplers: list[Sampler],
+        codec: Codec | None = None,
+        code_pool: PagePool | None = None,
+        code_tables: list[Ints] = ...,
+        lag: int = 0,
     ) -> list[SampleResult]: ...
     def run_head(self, begin: int, logit_rows: Ints, end: int | None = None) -> None: ...
     def rows(self, buffer: int) -> Floats: ...

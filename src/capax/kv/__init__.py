@@ -1,6 +1,7 @@
 """What is remembered of the context: one method per file."""
 
 from capax.kv.cache import AttentionInput, KVCache, SharedPagesCache
+from capax.kv.coded import CodedKVCache, CodedStore, coded_footprint
 from capax.kv.method import KVMethod, kv_method, kv_name, parse_kv
 from capax.kv.paged import (
     KV_TYPES,
@@ -18,6 +19,8 @@ __all__ = [
     "KV_TYPES",
     "PAGE_TOKENS",
     "AttentionInput",
+    "CodedKVCache",
+    "CodedStore",
     "CountedStore",
     "FullCache",
     "KVCache",
@@ -28,6 +31,7 @@ __all__ = [
     "PagePool",
     "PagedKVCache",
     "SharedPagesCache",
+    "coded_footprint",
     "kv_method",
     "kv_name",
     "page_nbytes",

@@ -20,7 +20,7 @@ class KVFootprint:
     `page`: one page of `page_tokens` positions; a sequence holds at most `max_pages`, None: as many
     as its length takes. `sequence`: what each running sequence holds besides, whatever its length
     (exact windows, residuals). `shared`: once per model (codebooks, factors, gates). `scratch`:
-    what a step works in.
+    what a step works in, and `scratch_token` for each of its tokens.
     """
 
     page: int
@@ -29,6 +29,7 @@ class KVFootprint:
     sequence: int = 0
     shared: int = 0
     scratch: int = 0
+    scratch_token: int = 0
 
     def pages_for(self, n_tokens: int) -> int:
         """Return how many pages a sequence of `n_tokens` holds."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from capax import _native
 from capax.errors import CapacityError, FileFormatError
 from capax.files.config import ModelConfig
-from capax.kv import AttentionInput, KVCache, PagedKVCache, PagePool
+from capax.kv import AttentionInput, CodedKVCache, CodedStore, KVCache, PagedKVCache, PagePool
 from capax.models import llama
 from capax.models.program import Attention, Norm, ProgramBuilder
 from capax.models.rope import rotary_tables
@@ -113,12 +113,12 @@ class Model:
 
         With paged caches this is one native call. Raises as `forward`.
         """
-        pool = _common_pool(step.sequences)
-        if pool is None:
+        store = _common_store(step.sequences)
+        if store is None:
             self.run_body(step)
             return self._sample_rows(step, samplers)
         end = self.native.n_operations if len(step.logit_rows) else self._program.head
-        sampled = self._run(step, 0, end, pool, samplers)
+        sampled = self._run(step, 0, end, store, samplers)
         self._advance(step)
         return sampled
 
@@ -134,18 +134,18 @@ class Model:
         They are shown in order, as many at a time as there is room for; views, valid during the
         call.
         """
-        pool = _common_pool(step.sequences)
-        if pool is None:
+        store = _common_store(step.sequences)
+        if store is None:
             self.run_body(step)
         else:
-            self._run(step, 0, self._program.head, pool)
+            self._run(step, 0, self._program.head, store)
         for begin in range(0, len(rows), self.max_logit_rows):
             visit(begin, self.run_head(rows[begin : begin + self.max_logit_rows]))
-        if pool is None:
+        if store is None:
             return self._sample_rows(step, samplers)
         sampled = []
         if len(step.logit_rows):
-            sampled = self._run(step, self._program.head, self.native.n_operations, pool, samplers)
+            sampled = self._run(step, self._program.head, self.native.n_operations, store, samplers)
         self._advance(step)
         return sampled
 
@@ -157,9 +157,9 @@ class Model:
 
     def run_body(self, step: Step) -> None:
         """Run everything before the head; `run_head` may follow for any rows."""
-        pool = _common_pool(step.sequences)
-        if pool is not None:
-            self._run(step, 0, self._program.head, pool)
+        store = _common_store(step.sequences)
+        if store is not None:
+            self._run(step, 0, self._program.head, store)
         else:
             begin = 0
             for attention in self._program.attentions:
@@ -203,26 +203,28 @@ class Model:
         step: Step,
         begin: int,
         end: int,
-        pool: PagePool | None,
+        store: PagePool | CodedStore | None,
         samplers: Sequence[_native.Sampler] = (),
     ) -> list[_native.SampleResult]:
         n = len(step.sequences)
         bounds = np.empty((n, 3), np.int32)  # first row, end row, first position
         for i, s in enumerate(step.sequences):
             bounds[i] = s.begin, s.end, s.cache.n_tokens
-        tables = [s.cache.page_table for s in step.sequences if isinstance(s.cache, PagedKVCache)]
+        arguments = (begin, end, step.tokens, bounds)
+        outputs = (step.logit_rows, list(samplers))
         try:
-            return self.native.run(
-                begin,
-                end,
-                step.tokens,
-                bounds,
-                tables if pool else [],
-                pool.native if pool else None,
-                pool.layout if pool else None,
-                step.logit_rows,
-                list(samplers),
-            )
+            if isinstance(store, CodedStore):
+                tables = [s.cache.tables(s.end - s.begin) for s in step.sequences]  # type: ignore[attr-defined]  # checked by _common_store
+                exact, codes = [t[0] for t in tables], [t[1] for t in tables]
+                pool = store.exact
+                return self.native.run(
+                    *arguments, exact, pool.native, pool.layout, *outputs,
+                    store.codec, store.codes, codes, store.lag,
+                )  # fmt: skip
+            if store is not None:
+                pages = [s.cache.page_table for s in step.sequences]  # type: ignore[attr-defined]  # likewise
+                return self.native.run(*arguments, pages, store.native, store.layout, *outputs)
+            return self.native.run(*arguments, [], None, None, *outputs)
         except _native.WeightReadError as e:
             raise FileFormatError(str(e)) from e
         except RuntimeError as e:  # no threads
@@ -257,9 +259,15 @@ class Model:
         view(attention.out)[:] = out.reshape(n, -1)
 
 
-def _common_pool(sequences: Sequence[SequenceSlice]) -> PagePool | None:
-    """The pool all caches of a step are paged in, or None if one is of another kind."""
-    pools = {id(s.cache.pool): s.cache.pool for s in sequences if isinstance(s.cache, PagedKVCache)}
-    if len(pools) == 1 and all(isinstance(s.cache, PagedKVCache) for s in sequences):
-        return next(iter(pools.values()))
+def _common_store(sequences: Sequence[SequenceSlice]) -> PagePool | CodedStore | None:
+    """The memory that the program knows all caches of a step in, or None if one is of its own."""
+    stores = {id(store): store for s in sequences if (store := _store_of(s.cache)) is not None}
+    if len(stores) == 1 and all(_store_of(s.cache) is not None for s in sequences):
+        return next(iter(stores.values()))
     return None
+
+
+def _store_of(cache: KVCache) -> PagePool | CodedStore | None:
+    if isinstance(cache, PagedKVCache):
+        return cache.pool
+    return cache.store if isinstance(cache, CodedKVCache) else None

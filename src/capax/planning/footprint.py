@@ -152,7 +152,8 @@ def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
     operations = max(
         _linear_nbytes(model, shape), _attention_nbytes(c, shape), _sampling_nbytes(c, shape)
     )
-    kv = kv_method(shape.kv).footprint(c).scratch
+    method = kv_method(shape.kv).footprint(c)
+    kv = method.scratch + shape.prefill_chunk * method.scratch_token
     return activations + logits + rotary + positions + operations + kv + _ALIGNMENT_NBYTES
 
 
