@@ -25,6 +25,7 @@ FAILED, MISUSE, DOES_NOT_FIT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Answer a prompt."),
     "chat": ("chat", "Talk to a model in the terminal."),
+    "ask": ("ask", "Ask about a text of any length, far beyond the context too."),
     "serve": ("serve", "Answer OpenAI and Anthropic clients over HTTP, with a page to chat."),
     "embed": ("embed", "Turn texts into vectors."),
     "plan": ("plan", "Say what a model would hold and how fast it would be, before loading it."),

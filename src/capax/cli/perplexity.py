@@ -26,7 +26,7 @@ MAX_TEXT_NBYTES = 256 << 20
 )  # fmt: skip
 @click.option("--windows", type=click.IntRange(1), metavar="N", help="Stop after N windows.")
 @machine_options
-@click.option("--kv", metavar="TYPE", help="KV cache: f32, f16, bf16 or int8.")
+@click.option("--kv", metavar="METHOD", help="KV cache: f32, f16, bf16, int8, or a method.")
 @json_option
 def command(
     model: str,

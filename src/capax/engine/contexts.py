@@ -6,7 +6,7 @@ Requests that run meanwhile share the model between passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -58,15 +58,81 @@ class Contexts:
 
     def _step(self, new: Sequence[tuple[int, Sequence[int]]]) -> Floats:
         """Run one step; returns a view that the next one overwrites."""
+        slices, tokens = self._slices(new)
+        for s in slices:
+            s.cache.reserve(s.end - s.begin)
+        rows = np.array([s.end - 1 for s in slices], np.int32)
+        return self._model.forward(Step(np.array(tokens, np.int32), slices, rows))
+
+    def _slices(
+        self, new: Sequence[tuple[int, Sequence[int]]]
+    ) -> tuple[list[SequenceSlice], list[int]]:
         slices = []
         tokens: list[int] = []
         for index, added in new:
-            cache = self._caches[index]
-            cache.reserve(len(added))
-            slices.append(SequenceSlice(cache, len(tokens), len(tokens) + len(added)))
+            slices.append(SequenceSlice(self._caches[index], len(tokens), len(tokens) + len(added)))
             tokens += added
-        rows = np.array([s.end - 1 for s in slices], np.int32)
-        return self._model.forward(Step(np.array(tokens, np.int32), slices, rows))
+        return slices, tokens
+
+    def visit_tails(
+        self,
+        new: Sequence[tuple[int, Sequence[int]]],
+        n_rows: int,
+        visit: Callable[[int, int, Floats], None],
+    ) -> None:
+        """Append tokens to contexts; show the logits of the last `n_rows` tokens of each, in order.
+
+        visit(context, which of those rows comes first, logits float32 [rows, vocab_size]); views,
+        valid during the call. Contexts share a step as far as it has room. Raises ValueError for
+        fewer tokens than rows, or more rows than a step takes.
+        """
+        size = self._model.max_tokens
+        waiting: list[tuple[int, Sequence[int]]] = []
+        for index, tokens in new:
+            if not 0 < n_rows <= min(len(tokens), size):
+                raise ValueError(f"{n_rows} rows are wanted of {len(tokens)} tokens, {size} a step")
+            while len(tokens) > size:  # its beginning needs a step of its own, and no logits
+                n = min(size, len(tokens) - n_rows)
+                self._body([(index, tokens[:n])], 0, visit)
+                tokens = tokens[n:]
+            if sum(len(t) for _, t in waiting) + len(tokens) > size:
+                self._body(waiting, n_rows, visit)
+                waiting = []
+            waiting.append((index, tokens))
+        self._body(waiting, n_rows, visit)
+
+    def _body(
+        self,
+        new: Sequence[tuple[int, Sequence[int]]],
+        n_rows: int,
+        visit: Callable[[int, int, Floats], None],
+    ) -> None:
+        model = self._model
+        if not new:
+            return
+        slices, tokens = self._slices(new)
+        with self._engine.exclusive():
+            for s in slices:
+                s.cache.reserve(s.end - s.begin)
+            model.run_body(Step(np.array(tokens, np.int32), slices, np.empty(0, np.int32)))
+            for s, (index, _) in zip(slices, new, strict=True):
+                for first, end in _cut(n_rows, model.max_logit_rows):
+                    rows = np.arange(s.end - n_rows + first, s.end - n_rows + end, dtype=np.int32)
+                    visit(index, first, model.run_head(rows))
+
+    def truncate(self, index: int, n_tokens: int) -> None:
+        """Forget every token of a context from `n_tokens` on.
+
+        Raises ValueError where the cache has given up what it needs to go back so far; 0 always
+        works.
+        """
+        with self._engine.exclusive():
+            self._caches[index].truncate(n_tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the contexts hold."""
+        return sum(cache.nbytes for cache in self._caches)
 
     def each_logits(self, index: int, tokens: Sequence[int]) -> Iterator[tuple[int, Floats]]:
         """Append tokens to one context; yield the logits after every one of them.
