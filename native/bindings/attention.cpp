@@ -10,6 +10,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "kernels.h"
+#include "kv/bounded.h"
 
 namespace nb = nanobind;
 
@@ -142,6 +143,49 @@ nb::ndarray<nb::numpy, float> kv_attend(const KVLayout& layout, const Pool& pool
   return out;
 }
 
+// Entries of a cache that keeps a bounded set of tokens.
+void kv_keep(const KVLayout& layout, const Pool& pool, int64_t offset, const Ints& page_table, const Ints& keep,
+             int64_t n_entries) {
+  check(keep.ndim() == 2 && keep.shape(0) == static_cast<size_t>(layout.n_kv_heads),
+        "keep must be [" + std::to_string(layout.n_kv_heads) + ", n_keep]");
+  check(n_entries >= 0 && n_entries <= kMaxPosition, "n_entries " + std::to_string(n_entries) + " is out of range");
+  const KVView view = make_view(layout, pool, offset, page_table, n_entries);
+  const int64_t n_keep = static_cast<int64_t>(keep.shape(1));
+  for (int32_t head = 0; head < layout.n_kv_heads; ++head)
+    for (int64_t i = 0; i < n_keep; ++i) {
+      const int32_t* row = keep.data() + head * n_keep;
+      check(row[i] >= (i ? row[i - 1] + 1 : 0) && row[i] < n_entries,
+            "keep[" + std::to_string(head) + "][" + std::to_string(i) + "] = " + std::to_string(row[i]) +
+                " must ascend strictly below " + std::to_string(n_entries));
+    }
+  NativeSection native;
+  for (int32_t head = 0; head < layout.n_kv_heads; ++head) keep_entries(view, head, keep.data() + head * n_keep, n_keep);
+}
+
+void kv_add_attention(const KVLayout& layout, const Pool& pool, int64_t offset, const Ints& page_table, const Floats& q,
+                      int64_t entry0, float scale, const MutableFloats& weights) {
+  check(q.ndim() == 3 && q.shape(1) >= 1, "q must be [n_tokens, n_heads, k_dim]");
+  const int64_t n_heads = static_cast<int64_t>(q.shape(1));
+  check_rows(q, n_heads, layout.k_dim, "q");
+  check(n_heads % layout.n_kv_heads == 0, "the query heads do not divide into the KV heads");
+  check(entry0 >= 0 && entry0 <= kMaxPosition, "entry0 " + std::to_string(entry0) + " is out of range");
+  const int64_t n_entries = entry0 + static_cast<int64_t>(q.shape(0));
+  check(weights.ndim() == 2 && weights.shape(0) == static_cast<size_t>(layout.n_kv_heads) &&
+            static_cast<int64_t>(weights.shape(1)) >= n_entries,
+        "weights must be [" + std::to_string(layout.n_kv_heads) + ", " + std::to_string(n_entries) + " or more]");
+  Attend a{};
+  a.view = make_view(layout, pool, offset, page_table, n_entries);
+  a.q = q.data();
+  a.ldq = n_heads * layout.k_dim;
+  a.n_tokens = static_cast<int64_t>(q.shape(0));
+  a.position0 = entry0;
+  a.n_group = static_cast<int32_t>(n_heads / layout.n_kv_heads);
+  a.scale = scale;
+  NativeSection native;
+  for (int32_t head = 0; head < layout.n_kv_heads; ++head)
+    add_attention(a, head, weights.data() + head * static_cast<int64_t>(weights.shape(1)));
+}
+
 }  // namespace
 
 void bind_attention(nb::module_& m) {
@@ -169,6 +213,14 @@ void bind_attention(nb::module_& m) {
         "Attention of q [n_tokens, n_heads, k_dim] at positions position0.. -> [n_tokens, n_heads, v_dim]. Causal, or "
         "bidirectional over n_keys keys. window 0: all keys. tile_tokens and by_span choose how the work is cut and "
         "never change a bit.");
+  m.def("kv_keep", &kv_keep, nb::arg("layout"), nb::arg("pool").noconvert(), nb::arg("offset"),
+        nb::arg("page_table").noconvert(), nb::arg("keep").noconvert(), nb::arg("n_entries"),
+        "Entry i of head h becomes what entry keep[h, i] was. keep: int32 [n_kv_heads, n_keep], ascending in a head.");
+  m.def("kv_add_attention", &kv_add_attention, nb::arg("layout"), nb::arg("pool").noconvert(), nb::arg("offset"),
+        nb::arg("page_table").noconvert(), nb::arg("q"), nb::arg("entry0"), nb::arg("scale"),
+        nb::arg("weights").noconvert(),
+        "weights[h, j] += the attention that q [n_tokens, n_heads, k_dim], the queries of entries entry0.., give to "
+        "entry j. weights: float32 [n_kv_heads, n_entries or more], changed in place.");
 }
 
 }  // namespace capax

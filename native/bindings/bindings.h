@@ -23,5 +23,6 @@ void bind_sampling(nanobind::module_& m);
 void bind_strings(nanobind::module_& m);
 void bind_coding(nanobind::module_& m);
 void bind_codec(nanobind::module_& m);
+void bind_retention(nanobind::module_& m);
 
 }  // namespace capax

@@ -63,4 +63,5 @@ NB_MODULE(_native, m) {
   capax::bind_sampling(m);
   capax::bind_strings(m);
   capax::bind_coding(m);
+  capax::bind_retention(m);
 }

@@ -193,6 +193,38 @@ class UniformCodec(Codec):
     ) -> None: ...
 
 # program.cpp
+def kv_keep(
+    layout: KVLayout,
+    pool: Bytes,
+    offset: int,
+    page_table: Ints,
+    keep: Ints,
+    n_entries: int,
+) -> None: ...
+def kv_add_attention(
+    layout: KVLayout,
+    pool: Bytes,
+    offset: int,
+    page_table: Ints,
+    q: Floats,
+    entry0: int,
+    scale: float,
+    weights: Floats,
+) -> None: ...
+
+class RetentionGate:
+    def __init__(
+        self,
+        w1: npt.NDArray[np.uint16],
+        b1: Floats,
+        w2: Floats,
+        bias: Floats,
+        normalise: bool,
+    ) -> None: ...
+    def log_beta(self, x: Floats) -> Floats: ...
+    @property
+    def nbytes(self) -> int: ...
+
 class PagePool:
     def __init__(self, page_nbytes: int, capacity: int) -> None: ...
     def allocate(self) -> int: ...

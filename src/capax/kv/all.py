@@ -3,3 +3,6 @@
 from capax.kv import paged, quantized
 
 __all__ = ["paged", "quantized"]
+from capax.kv import h2o, paged, random_eviction, snapkv, stream, trim
+
+__all__ = ["h2o", "paged", "random_eviction", "snapkv", "stream", "trim"]

@@ -1,0 +1,13 @@
+"""`capax train`: recipes that need PyTorch."""
+
+from __future__ import annotations
+
+from capax.cli.lazy import LazyGroup
+
+command = LazyGroup(
+    "train",
+    table={
+        "retention": ("train_retention", "Train the gates of a bounded KV cache (trim)."),
+    },
+    help="Train small parts that methods need (needs the extra 'train').",
+)

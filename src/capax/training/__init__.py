@@ -1,0 +1,1 @@
+"""Recipes that need autograd: the only room that imports PyTorch."""
