@@ -28,6 +28,12 @@ from capax.cli.options import model_argument
 @click.option(
     "--hold-out", default=0.2, show_default=True, help="Share of the text, its end, not used."
 )
+@click.option(
+    "--drop-after",
+    default=0.6,
+    show_default=True,
+    help="Share of the steps after which tokens are dropped in training, not only faded.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the first gates and of the texts.")
 @click.option(
     "--precision", default="bf16", show_default=True, type=click.Choice(["bf16", "f32"]),
@@ -45,6 +51,7 @@ def command(
     lr: float,
     recall: float,
     hold_out: float,
+    drop_after: float,
     seed: int,
     precision: str,
     threads: int,
@@ -60,17 +67,16 @@ def command(
     from capax.files.registry import resolve
 
     try:
-        import torch
-
-        from capax.training.retention_run import Recipe, RetentionRun
+        from capax.training.retention_run import Recipe, RetentionRun, use_threads
     except ImportError as error:
         raise ConfigError(
             f"training needs PyTorch ({error}); install it with pip install 'capax[train]'"
         ) from error
-    torch.set_num_threads(threads)
+    use_threads(threads)
     recipe = Recipe(
         n_tokens=tokens, memory=memory, steps=steps, width=width, learning_rate=lr,
-        recall=recall, hold_out=hold_out, seed=seed, precision=precision,
+        recall=recall, hold_out=hold_out, drop_after=round(drop_after * steps), seed=seed,
+        precision=precision,
     )  # fmt: skip
     run = RetentionRun(
         open_model(resolve(model)), read_text(text), recipe, output.with_name(output.name + ".run")

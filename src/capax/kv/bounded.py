@@ -2,7 +2,7 @@
 
 Eviction methods differ in one thing: which entries they give up. A method's policy scores the
 entries; this file holds them. When every head has `memory + buffer` of them, each keeps the
-`memory` with the highest scores, moved together in place; heads may keep different tokens. It happens
+`memory` with the highest scores, moved together in place; heads may keep different tokens. That is
 after positions memory + buffer - 1, then every `buffer`: a function of positions alone, so neither
 survivors nor logits depend on how a prompt is cut into chunks.
 

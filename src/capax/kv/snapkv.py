@@ -1,8 +1,8 @@
 """SnapKV (Li et al., 2024, arXiv 2404.14469).
 
 Idea. The last few queries of a prompt, the observation window, already show which earlier tokens
-the answer will need. So keep the window and those that it attends to most, smoothed over neighbours so
-that the tokens around an important one stay with it.
+the answer will need. So keep the window and those that it attends to most, smoothed over neighbours
+so that the tokens around an important one stay with it.
 Keeps: of each KV head its own; a float32 sum per entry.
 Costs: the weights of the window's queries are computed a second time.
 Differs from the paper, which compresses a whole prompt once and lets the answer grow: here every

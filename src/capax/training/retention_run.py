@@ -30,6 +30,7 @@ from capax.files.tokenizer import load_tokenizer
 from capax.training.frozen_llama import FrozenLlama
 from capax.training.recall_documents import recall_document
 from capax.training.retention import (
+    Dropping,
     capacity_loss,
     gated_logits,
     new_gates,
@@ -46,7 +47,8 @@ class Recipe:
 
     `n_tokens`, `memory`: T and M of the paper; `capacity`: the factor of that loss (lambda);
     `kl`, `next_token`: of the two quality losses, which are averaged; `recall`: the share of steps
-    on recall documents; `hold_out`: the share of the text, at its end, that is not trained on.
+    on recall documents; `hold_out`: the share of the text, at its end, that is not trained on;
+    `drop_after`: from this step on the forward pass drops tokens as a cache of M / 2 to 2 M does.
     """
 
     n_tokens: int = 512
@@ -62,6 +64,7 @@ class Recipe:
     recall: float = 0.25
     hold_out: float = 0.2
     seed: int = 0
+    drop_after: int = 1 << 30
     precision: str = "bf16"
 
     def __post_init__(self) -> None:
@@ -85,6 +88,18 @@ class Recipe:
         done = (step - warm) / max(self.steps - warm, 1)
         return 1e-6 + (self.learning_rate - 1e-6) * (1 + math.cos(math.pi * done)) / 2
 
+    def dropping_at(self, step: int) -> Dropping | None:
+        """Return the budget that the forward pass of a step keeps to, None: tokens only fade."""
+        if step < self.drop_after:
+            return None
+        draw = random.Random(f"{self.seed}/{step}/budget")
+        return Dropping(round(self.memory * 2 ** draw.uniform(-1, 1)))
+
+
+def use_threads(n_threads: int) -> None:
+    """Let PyTorch use so many threads."""
+    torch.set_num_threads(n_threads)
+
 
 def split_tokens(ids: Sequence[int], hold_out: float) -> tuple[list[int], list[int]]:
     """Return what is trained on and what is held out: the end of the text."""
@@ -97,10 +112,14 @@ class RetentionRun:
 
     def __init__(self, model: ModelFile, text: str, recipe: Recipe, folder: Path) -> None:
         tokenizer = load_tokenizer(model)
+
+        def encode(t: str) -> list[int]:
+            return tokenizer.encode(t, add_special=False, parse_special=False)
+
         self.recipe, self.folder = recipe, folder
         self.digest = weights_digest(model).hex()
-        self._encode = lambda t: tokenizer.encode(t, add_special=False, parse_special=False)
-        ids, _ = split_tokens(self._encode(text), recipe.hold_out)
+        self._encode = encode
+        ids, _ = split_tokens(encode(text), recipe.hold_out)
         if len(ids) < 2 * recipe.n_tokens:
             raise ConfigError(
                 f"the text has {len(ids):,} tokens to train on; "
@@ -140,9 +159,10 @@ class RetentionRun:
     def _train_step(self) -> dict[str, float]:
         recipe, started = self.recipe, time.perf_counter()
         tokens = torch.tensor(self.tokens_of(self.step))
+        dropping = recipe.dropping_at(self.step)
         with torch.no_grad():
             teacher = self._model.logits(tokens)
-        logits, log_betas = gated_logits(self._model, self.gates, tokens)
+        logits, log_betas = gated_logits(self._model, self.gates, tokens, dropping)
         kl, next_token = quality_losses(logits, teacher, tokens)
         over = capacity_loss(log_betas, recipe.memory)
         loss = (recipe.kl * kl + recipe.next_token * next_token) / 2 + recipe.capacity * over
