@@ -97,6 +97,8 @@ const UniformCodec::Options& checked(const UniformCodec::Options& o) {
   check(o.k_dim >= 2 && o.k_dim % 2 == 0 && o.k_dim <= kMaxHeadDim && o.v_dim >= 1 && o.v_dim <= kMaxHeadDim,
         "heads of " + std::to_string(o.k_dim) + " and " + std::to_string(o.v_dim) + " channels; keys need an even number, both at most " +
             std::to_string(kMaxHeadDim));
+  check(o.block_tokens == kPageTokens || o.block_tokens == 2 * kPageTokens,
+        "a block of " + std::to_string(o.block_tokens) + " tokens; use 64 or 128");
   check(!o.keys.bits.empty() && o.keys.bits.size() == o.values.bits.size(), "keys and values need as many layers");
   check_stream(o.keys, o.k_dim, "keys");
   check_stream(o.values, o.v_dim, "values");
@@ -123,7 +125,7 @@ int64_t scratch_of(const UniformCodec::Options& o) {
 
 UniformCodec::UniformCodec(const Options& options)
     : Codec(sizes_of(checked(options)), options.n_kv_heads, options.k_dim, options.v_dim, options.block_tokens,
-            scratch_of(options)),
+            scratch_of(checked(options))),
       o_(options) {}
 
 void UniformCodec::encode(const CodeBlock& block, const float* k, const float* v, float* scratch) const {

@@ -104,26 +104,34 @@ static inline const float* uniform_numbers(const capax::UniformShape& shape, con
   return to + n_padded;
 }
 
-// Goes through the vectors of a page in order: scale and zero of their lanes.
+// Goes through the vectors of a page in order: scale and zero of their lanes. By row, a group is a
+// number of whole vectors one after another; by column, a row of vectors serves `group` rows.
 template <class Isa>
-struct UniformWalk {
-  const capax::UniformShape& shape;
-  const float *scales, *zeros;
-  int64_t row = 0, col = 0;
+class UniformWalk {
+ public:
+  UniformWalk(const capax::UniformShape& shape, const float* scales, const float* zeros)
+      : scales_(scales), zeros_(zeros), by_row_(shape.by_row), row_(shape.n_cols),
+        period_(by_row_ ? shape.n_cols / capax::uniform_row_groups(shape) / 16 : shape.n_cols / 16 * shape.group),
+        left_(period_), in_row_(0) {}
 
   inline void next(typename Isa::F* s, typename Isa::F* z) {
-    if (shape.by_row) {
-      const int64_t g = row * capax::uniform_row_groups(shape) + col / shape.group;
-      *s = Isa::set1(scales[g]);
-      *z = Isa::set1(zeros[g]);
-    } else {
-      const int64_t at = row / shape.group * shape.n_cols + col;
-      *s = Isa::load(scales + at);
-      *z = Isa::load(zeros + at);
+    if (by_row_) {
+      *s = Isa::set1(*scales_);
+      *z = Isa::set1(*zeros_);
+      if (--left_ == 0) left_ = period_, ++scales_, ++zeros_;
+      return;
     }
-    col += 16;
-    if (col == shape.n_cols) col = 0, ++row;
+    *s = Isa::load(scales_ + in_row_);
+    *z = Isa::load(zeros_ + in_row_);
+    in_row_ += 16;
+    if (in_row_ == row_) in_row_ = 0;
+    if (--left_ == 0) left_ = period_, scales_ += row_, zeros_ += row_;
   }
+
+ private:
+  const float *scales_, *zeros_;
+  bool by_row_;
+  int64_t row_, period_, left_, in_row_;
 };
 
 // ---- codes --------------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ template <class Isa>
 static void encode_uniform(const capax::UniformShape& shape, const float* page, const uint16_t* scales,
                            const uint16_t* zeros, uint8_t* codes, float* scratch) {
   using F = typename Isa::F;
-  UniformWalk<Isa> walk{shape, scratch, uniform_numbers<Isa>(shape, scales, zeros, scratch)};
+  UniformWalk<Isa> walk(shape, scratch, uniform_numbers<Isa>(shape, scales, zeros, scratch));
   const F top = Isa::set1(static_cast<float>((1 << shape.bits) - 1));
   const int64_t n_vectors = shape.n_rows * shape.n_cols / 16;
   for (int64_t i = 0; i < n_vectors; i += 8, codes += 16 * shape.bits) {
@@ -213,8 +221,7 @@ static inline void unpack8(const uint8_t* from, typename Isa::I* q) {
 // Per 8 vectors: bits / 2 or so loads, 8 to 20 shifts and masks, 8 conversions, 8 fused multiply-adds
 // and 8 stores.
 template <class Isa, int bits>
-static void decode_bits(const capax::UniformShape& shape, const uint8_t* codes, UniformWalk<Isa> walk, float* page) {
-  const int64_t n_vectors = shape.n_rows * shape.n_cols / 16;
+static void decode_bits(int64_t n_vectors, const uint8_t* codes, UniformWalk<Isa> walk, float* page) {
   for (int64_t i = 0; i < n_vectors; i += 8, codes += 16 * bits) {
     typename Isa::I q[8];
     unpack8<Isa, bits>(codes, q);
@@ -229,12 +236,13 @@ static void decode_bits(const capax::UniformShape& shape, const uint8_t* codes, 
 template <class Isa>
 static void decode_uniform(const capax::UniformShape& shape, const uint8_t* codes, const uint16_t* scales,
                            const uint16_t* zeros, float* page, float* scratch) {
-  const UniformWalk<Isa> walk{shape, scratch, uniform_numbers<Isa>(shape, scales, zeros, scratch)};
+  const UniformWalk<Isa> walk(shape, scratch, uniform_numbers<Isa>(shape, scales, zeros, scratch));
+  const int64_t n_vectors = shape.n_rows * shape.n_cols / 16;
   switch (shape.bits) {
-    case 2: return decode_bits<Isa, 2>(shape, codes, walk, page);
-    case 3: return decode_bits<Isa, 3>(shape, codes, walk, page);
-    case 4: return decode_bits<Isa, 4>(shape, codes, walk, page);
-    default: return decode_bits<Isa, 8>(shape, codes, walk, page);
+    case 2: return decode_bits<Isa, 2>(n_vectors, codes, walk, page);
+    case 3: return decode_bits<Isa, 3>(n_vectors, codes, walk, page);
+    case 4: return decode_bits<Isa, 4>(n_vectors, codes, walk, page);
+    default: return decode_bits<Isa, 8>(n_vectors, codes, walk, page);
   }
 }
 
