@@ -12,6 +12,7 @@ command = LazyGroup(
         "runtime": ("measure_runtime", "Price queries by their idealized runtime."),
         "compress": ("compress", "Compress a file with a model's probabilities."),
         "decompress": ("decompress", "Restore a file that 'compress' wrote."),
+        "knowledge": ("measure_knowledge", "Bits of facts that a trained model holds."),
         "procbench": ("measure_procbench", "Steps of a given procedure that a model follows."),
     },
     help="Measure what a model is worth per unit of capacity.",

@@ -8,6 +8,7 @@ command = LazyGroup(
     "train",
     table={
         "retention": ("train_retention", "Train the gates of a bounded KV cache (trim)."),
+        "knowledge": ("train_knowledge", "Train a small model that learns people by heart."),
     },
     help="Train small parts that methods need (needs the extra 'train').",
 )

@@ -172,12 +172,15 @@ class _Fields:
         return PackedStrings(value) if isinstance(value, GGUFArray) else strings
 
     def pairs(self, name: str, limit: int) -> list[tuple[str, str]]:
-        """Read strings of two pieces each, straight from a file's bytes where there are some."""
+        """Read strings of two pieces each, straight from a file's bytes where there are some.
+
+        There may be none: then every token is a byte or a control token.
+        """
         value = self._metadata.get(f"tokenizer.ggml.{name}")
         if isinstance(value, GGUFArray) and value.item_type is ValueType.STRING:
             n, raw = len(value), value.raw()
-            if not 0 < n <= limit:
-                raise self.error(name, f"has {n:,} entries, outside 1 to {limit:,}")
+            if n > limit:
+                raise self.error(name, f"has {n:,} entries, more than {limit:,}")
         else:
             texts = [text.encode("utf-8", "surrogatepass") for text in self.strings(name, limit)]
             n, raw = len(texts), b"".join(len(t).to_bytes(8, "little") + t for t in texts)
