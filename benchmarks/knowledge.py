@@ -53,8 +53,8 @@ def key(recipe: Any) -> str:
 def measure_run(study: str, recipe: Any, folder: Path) -> dict[str, Any]:
     """Train if it has not been, and measure every encoding."""
     from capax import LLM
-    from capax.measuring.knowledge.biographies import N_TOKENS, VOCAB_SIZE, Biographies
     from capax.measuring.knowledge.measure import measure
+    from capax.training.biographies import N_TOKENS, VOCAB_SIZE, Biographies
     from capax.training.knowledge import n_documents, train_knowledge, write_model
 
     began = time.process_time()

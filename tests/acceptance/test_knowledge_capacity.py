@@ -14,10 +14,10 @@ import pytest
 from capax import LLM
 from capax.engine.outputs import Score
 from capax.errors import ConfigError
-from capax.measuring.knowledge import biographies as bio
-from capax.measuring.knowledge.biographies import ATTRIBUTES, MARKERS, N0, S0, Biographies
 from capax.measuring.knowledge.bits import Bits, max_bits, parameters_for
 from capax.measuring.knowledge.measure import measure
+from capax.training import biographies as bio
+from capax.training.biographies import ATTRIBUTES, MARKERS, N0, S0, Biographies
 from tests.models import gguf_model
 
 

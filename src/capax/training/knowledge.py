@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from capax.errors import ConfigError
-from capax.measuring.knowledge.biographies import (
+from capax.training.biographies import (
     ATTRIBUTES,
     MARKERS,
     N_TOKENS,

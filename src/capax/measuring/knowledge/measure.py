@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capax.errors import ConfigError
-from capax.measuring.knowledge.biographies import (
+from capax.measuring.knowledge.bits import Bits
+from capax.training.biographies import (
     ATTRIBUTES,
     MARKERS,
     N_NAME,
@@ -24,7 +25,6 @@ from capax.measuring.knowledge.biographies import (
     Biographies,
     attribute_tokens,
 )
-from capax.measuring.knowledge.bits import Bits
 
 if TYPE_CHECKING:
     from capax.engine.llm import LLM
