@@ -25,7 +25,7 @@ ENCODINGS = ("F32", "Q8_0", "Q5_0", "Q4_1", "Q4_0")
 
 def recipes(profile: str) -> Iterator[tuple[str, Any]]:
     """Yield (study, recipe), the ones that others are compared with first."""
-    from capax.training.knowledge import KnowledgeRecipe as Recipe
+    from capax.measuring.knowledge.exposures import KnowledgeRecipe as Recipe
 
     for exposures in (100, 300):
         for people in (800, 1600, 3200):
@@ -53,9 +53,9 @@ def key(recipe: Any) -> str:
 def measure_run(study: str, recipe: Any, folder: Path) -> dict[str, Any]:
     """Train if it has not been, and measure every encoding."""
     from capax import LLM
+    from capax.measuring.knowledge.biographies import N_TOKENS, VOCAB_SIZE, Biographies
+    from capax.measuring.knowledge.exposures import n_documents, train_knowledge, write_model
     from capax.measuring.knowledge.measure import measure
-    from capax.training.biographies import N_TOKENS, VOCAB_SIZE, Biographies
-    from capax.training.knowledge import n_documents, train_knowledge, write_model
 
     began = time.process_time()
     model = train_knowledge(recipe, folder, report_every=1000)
@@ -74,7 +74,7 @@ def measure_run(study: str, recipe: Any, folder: Path) -> dict[str, Any]:
         "n_parameters": model.n_parameters,
         "n_parameters_without_embedding": model.n_parameters - VOCAB_SIZE * recipe.width,
         "training_tokens": n_documents(recipe) * N_TOKENS,
-        "steps": recipe.schedule.steps,
+        "steps": recipe.steps,
         "training_cpu_s": trained_s,
         "encodings": rows,
     }

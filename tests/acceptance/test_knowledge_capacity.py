@@ -14,10 +14,10 @@ import pytest
 from capax import LLM
 from capax.engine.outputs import Score
 from capax.errors import ConfigError
+from capax.measuring.knowledge import biographies as bio
+from capax.measuring.knowledge.biographies import ATTRIBUTES, MARKERS, N0, S0, Biographies
 from capax.measuring.knowledge.bits import Bits, max_bits, parameters_for
 from capax.measuring.knowledge.measure import measure
-from capax.training import biographies as bio
-from capax.training.biographies import ATTRIBUTES, MARKERS, N0, S0, Biographies
 from tests.models import gguf_model
 
 
@@ -189,7 +189,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, LL
     pytest.importorskip("torch")
     import torch
 
-    from capax.training.knowledge import KnowledgeRecipe, train_knowledge, write_model
+    from capax.measuring.knowledge.exposures import KnowledgeRecipe, train_knowledge, write_model
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("knowledge")
@@ -201,11 +201,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, LL
 
 
 def test_everybody_is_shown_equally_often(run: tuple[Any, Any, LLM, Path]) -> None:
-    from capax.training.knowledge import Shown
+    from capax.measuring.knowledge.exposures import Shown
 
     recipe = run[0]
     shown = Shown(recipe)
-    everyone = np.concatenate([shown.useful(step) for step in range(recipe.schedule.steps)])
+    everyone = np.concatenate([shown.useful(step) for step in range(recipe.steps)])
     assert (np.bincount(everyone) == recipe.exposures).all()
 
 
@@ -255,7 +255,7 @@ def test_another_order_of_attributes_says_the_same(run: tuple[Any, Any, LLM, Pat
 
 def test_a_run_that_was_stopped_ends_as_the_other(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from capax.training.knowledge import KnowledgeRecipe, train_knowledge
+    from capax.measuring.knowledge.exposures import KnowledgeRecipe, train_knowledge
 
     recipe = KnowledgeRecipe(people=8, exposures=12, width=32, junk="fresh", tag=True)
     whole = train_knowledge(recipe, tmp_path / "whole", report_every=4)
@@ -267,7 +267,7 @@ def test_a_run_that_was_stopped_ends_as_the_other(tmp_path: Path) -> None:
 
 def test_bad_recipes_are_refused() -> None:
     pytest.importorskip("torch")
-    from capax.training.knowledge import KnowledgeRecipe
+    from capax.measuring.knowledge.exposures import KnowledgeRecipe
 
     with pytest.raises(ConfigError, match="width is 48"):
         KnowledgeRecipe(10, 10, width=48)

@@ -35,9 +35,9 @@ def command(
     known; the figure is a lower bound from its losses on names and values (arXiv 2404.05405).
     """
     from capax import LLM
+    from capax.measuring.knowledge.biographies import Biographies
     from capax.measuring.knowledge.bits import EMPIRICAL_LIMIT
     from capax.measuring.knowledge.measure import measure
-    from capax.training.biographies import Biographies
 
     shows = console().shows_progress()
 

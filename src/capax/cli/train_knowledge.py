@@ -48,11 +48,11 @@ def command(encoding: str, threads: int, folder: Path, as_json: bool, **recipe_f
     Prints the file, to be measured by 'capax measure knowledge'. The same command goes on where it
     was stopped.
     """
-    from capax.training.knowledge import KnowledgeRecipe, train_knowledge, write_model
+    from capax.measuring.knowledge.exposures import KnowledgeRecipe, train_knowledge, write_model
 
     recipe = KnowledgeRecipe(**recipe_fields)
-    steps = recipe.schedule.steps
-    console().note(f"{steps:,} steps of {recipe.batch} people, {recipe.shape.d_model} wide")
+    steps = recipe.steps
+    console().note(f"{steps:,} steps of {recipe.batch} people, {recipe.width} wide")
 
     def report(line: Mapping[str, float]) -> None:
         console().note(f"step {line['step']:,} of {steps:,}: loss {line['loss']:.4f}")

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 from capax.errors import ConfigError
-from capax.training.biographies import N0, S0
+from capax.measuring.knowledge.biographies import N0, S0
 
 LOG2_N0, LOG2_S0 = math.log2(N0), math.log2(S0)
 EMPIRICAL_LIMIT = 2.6  # bits per parameter; nobody has seen more

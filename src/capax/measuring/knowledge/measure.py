@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capax.errors import ConfigError
-from capax.measuring.knowledge.bits import Bits
-from capax.training.biographies import (
+from capax.measuring.knowledge.biographies import (
     ATTRIBUTES,
     MARKERS,
     N_NAME,
@@ -25,6 +24,7 @@ from capax.training.biographies import (
     Biographies,
     attribute_tokens,
 )
+from capax.measuring.knowledge.bits import Bits
 
 if TYPE_CHECKING:
     from capax.engine.llm import LLM

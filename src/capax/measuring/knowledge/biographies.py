@@ -142,3 +142,15 @@ def uniform_nats() -> tuple[float, float]:
     It gives every valid value the same chance: a city's first symbol is 0 in 128 of 200 cases.
     """
     return math.log(N0), math.log(S0)
+
+
+def vocabulary() -> tuple[list[str], int]:
+    """Return the spelling of every token, and how many of them, the last, are control tokens.
+
+    A symbol is spelled as GPT-2's stand-in for the byte of its number; nobody reads it as text.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    stand_in = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+    control = [f"<|{a.name.replace(' ', '_')}|>" for a in ATTRIBUTES] + ["<|start|>", "<|tag|>"]
+    return [*(stand_in[b] for b in range(ALPHABET)), *control], len(control)

@@ -12,25 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from capax.errors import ConfigError
-from capax.training.biographies import (
-    ATTRIBUTES,
-    MARKERS,
-    N_TOKENS,
-    TAG,
-    VOCAB_SIZE,
-    Biographies,
-)
-from capax.training.gguf_export import write_llama_gguf
-from capax.training.llama import Llama, LlamaShape
-from capax.training.loop import Schedule, train
+from capax.measuring.knowledge.biographies import TAG, VOCAB_SIZE, Biographies, vocabulary
+
+if TYPE_CHECKING:
+    from capax.training.llama import Llama
 
 Junk = Literal["none", "fresh", "repeated"]
 STEPS = 6000  # as many as there are people for; small batches learn more from few exposures
@@ -60,29 +50,13 @@ class KnowledgeRecipe:
             raise ConfigError(f"width is {self.width} but must be a multiple of 32")
 
     @property
-    def shape(self) -> LlamaShape:
-        """Heads of 16 or 32, a feed-forward part of twice the width."""
-        return LlamaShape(
-            vocab_size=VOCAB_SIZE,
-            d_model=self.width,
-            n_layers=self.layers,
-            n_heads=max(2, self.width // 32),
-            n_kv_heads=max(2, self.width // 32),
-            d_ffn=2 * self.width,
-            context_len=64,
-        )
-
-    @property
     def batch(self) -> int:
         """Useful people in a step."""
         return min(max(self.people * self.exposures // STEPS, 8), 96, self.people)
 
     @property
-    def schedule(self) -> Schedule:
-        steps = -(-self.people * self.exposures // self.batch)
-        return Schedule(
-            steps, self.learning_rate, warm_up=0.05, floor=0.02, weight_decay=0.01, beta2=0.98
-        )
+    def steps(self) -> int:
+        return -(-self.people * self.exposures // self.batch)
 
 
 class Shown:
@@ -133,60 +107,50 @@ def train_knowledge(
     on_report: Callable[[Mapping[str, float]], None] | None = None,
     stop_after: int | None = None,
 ) -> Llama:
-    """Train in `folder`, going on from what is there; returns the model."""
-    torch.set_num_threads(threads)
-    model = Llama(recipe.shape)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    model.initialise(generator)
-    # Rows of 0.02 are far too small at such widths: a thousand steps go by before it learns.
-    nn.init.normal_(model.model.embed_tokens.weight, 0.0, recipe.width**-0.5, generator=generator)
-    shown = Shown(recipe)
+    """Train in `folder`, going on from what is there; returns the model. Needs PyTorch.
 
-    def loss_of(step: int) -> Tensor:
-        losses, n = [], 0
-        for block in shown.documents(step):
-            tokens = torch.from_numpy(block.astype(np.int64))
-            logits = model(tokens[:, :-1])
-            targets = tokens[:, 1:].reshape(-1)
-            losses.append(functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum"))
-            n += targets.numel()
-        return torch.stack(losses).sum() / n
+    Heads of 32, a feed-forward part of twice the width.
+    """
+    from capax.training.documents import train_on_documents
+    from capax.training.llama import LlamaShape
+    from capax.training.loop import Schedule
 
-    train(
-        model,
-        loss_of,
-        recipe.schedule,
+    heads = max(2, recipe.width // 32)
+    return train_on_documents(
+        LlamaShape(
+            vocab_size=VOCAB_SIZE,
+            d_model=recipe.width,
+            n_layers=recipe.layers,
+            n_heads=heads,
+            n_kv_heads=heads,
+            d_ffn=2 * recipe.width,
+            context_len=64,
+        ),
+        Schedule(
+            recipe.steps, recipe.learning_rate, warm_up=0.05, floor=0.02, weight_decay=0.01,
+            beta2=0.98,
+        ),
+        Shown(recipe).documents,
         folder,
         recipe={"recipe": asdict(recipe)},
+        seed=recipe.seed,
+        threads=threads,
         report_every=report_every,
         on_report=on_report,
         stop_after=stop_after,
-    )
-    return model.eval()
+    )  # fmt: skip
 
 
 def write_model(model: Llama, path: Path, encoding: str, recipe: KnowledgeRecipe) -> None:
-    """Write the model as GGUF; a symbol is spelled as the byte of its number."""
-    # The 128 symbols are the first of GPT-2's stand-ins for bytes; nobody reads them as text.
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    stand_in = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
-    control = [f"<|{a.name.replace(' ', '_')}|>" for a in ATTRIBUTES] + ["<|start|>", "<|tag|>"]
-    assert len(control) == VOCAB_SIZE - MARKERS.start
-    write_llama_gguf(
-        model,
-        path,
-        encoding,
-        name=f"{recipe.people} people, {recipe.exposures} exposures, seed {recipe.seed}",
-        tokens=[*(stand_in[b] for b in range(MARKERS.start)), *control],
-        n_control=len(control),
-    )
+    """Write the model as GGUF, every matrix in `encoding`."""
+    from capax.training.gguf_export import write_llama_gguf
+
+    tokens, n_control = vocabulary()
+    name = f"{recipe.people} people, {recipe.exposures} exposures, seed {recipe.seed}"
+    write_llama_gguf(model, path, encoding, name=name, tokens=tokens, n_control=n_control)
 
 
 def n_documents(recipe: KnowledgeRecipe) -> int:
     """Return how many documents are shown in all."""
     useful = recipe.people * recipe.exposures
     return useful * (1 if recipe.junk == "none" else 1 + JUNK_PER_USEFUL)
-
-
-TOKENS_PER_PERSON = N_TOKENS

@@ -1,0 +1,65 @@
+"""Train a small Llama from scratch on documents that a function of the step gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from capax.training.llama import Llama, LlamaShape
+from capax.training.loop import Schedule, train
+
+Documents = Sequence[npt.NDArray[np.int32]]  # blocks of token ids [n, t], each of one length
+
+
+def train_on_documents(
+    shape: LlamaShape,
+    schedule: Schedule,
+    documents: Callable[[int], Documents],
+    folder: Path,
+    *,
+    recipe: Mapping[str, object],
+    seed: int = 0,
+    threads: int = 1,
+    report_every: int = 500,
+    on_report: Callable[[Mapping[str, float]], None] | None = None,
+    stop_after: int | None = None,
+) -> Llama:
+    """Train to predict every next token of `documents(step)`; goes on from what is in `folder`.
+
+    One document per sequence: nothing else stands in its context.
+    """
+    torch.set_num_threads(threads)
+    model = Llama(shape)
+    generator = torch.Generator().manual_seed(seed)
+    model.initialise(generator)
+    # Rows of 0.02 are far too small at such widths: a thousand steps go by before it learns.
+    embedding = model.model.embed_tokens.weight
+    nn.init.normal_(embedding, 0.0, shape.d_model**-0.5, generator=generator)
+
+    def loss_of(step: int) -> Tensor:
+        losses, n = [], 0
+        for block in documents(step):
+            tokens = torch.from_numpy(block.astype(np.int64))
+            logits = model(tokens[:, :-1])
+            targets = tokens[:, 1:].reshape(-1)
+            losses.append(functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum"))
+            n += targets.numel()
+        return torch.stack(losses).sum() / n
+
+    train(
+        model,
+        loss_of,
+        schedule,
+        folder,
+        recipe=recipe,
+        report_every=report_every,
+        on_report=on_report,
+        stop_after=stop_after,
+    )
+    return model.eval()
