@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "probe": ("probe", "Measure this machine: bandwidth, arithmetic, disk."),
     "measure": ("measure", "Measure what a model is worth: compression and more."),
     "scale": ("scale", "Spend tokens so that they buy correct answers."),
+    "kv": ("kv", "Look at what KV methods bring along: gates, codebooks."),
     "train": ("train", "Train small parts that methods need."),
     "methods": ("methods", "List the methods and their options."),
     "completion": ("completion", "Print a shell completion script."),

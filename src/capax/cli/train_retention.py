@@ -28,12 +28,6 @@ from capax.cli.options import model_argument
 @click.option(
     "--hold-out", default=0.2, show_default=True, help="Share of the text, its end, not used."
 )
-@click.option(
-    "--drop-after",
-    default=0.6,
-    show_default=True,
-    help="Share of the steps after which tokens are dropped in training, not only faded.",
-)
 @click.option("--seed", default=0, show_default=True, help="Of the first gates and of the texts.")
 @click.option(
     "--precision", default="bf16", show_default=True, type=click.Choice(["bf16", "f32"]),
@@ -51,7 +45,6 @@ def command(
     lr: float,
     recall: float,
     hold_out: float,
-    drop_after: float,
     seed: int,
     precision: str,
     threads: int,
@@ -75,7 +68,8 @@ def command(
     use_threads(threads)
     recipe = Recipe(
         n_tokens=tokens, memory=memory, steps=steps, width=width, learning_rate=lr,
-        recall=recall, hold_out=hold_out, drop_after=round(drop_after * steps), seed=seed,
+        recall=recall, hold_out=hold_out, tight_after=round(0.6 * steps),
+        tight_memory=max(memory // 2, 1), seed=seed,
         precision=precision,
     )  # fmt: skip
     run = RetentionRun(
@@ -83,8 +77,7 @@ def command(
     )
     if run.step:
         console().note(f"going on from step {run.step} of {steps}")
-    run.train(_say)
-    run.save(output)
+    run.train(output, _say)
     console().note(f"{output}: next, capax kv inspect {output} {model}")
 
 

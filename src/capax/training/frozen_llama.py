@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,21 +20,9 @@ from capax.files.tensors import TensorReader, read_float32
 from capax.models.rope import rotary_tables
 from capax.weights import load_weight
 
-
-class Bias(NamedTuple):
-    """What attention of one layer differs by.
-
-    `added`: to the scores, [n_kv_heads, T, T] or [T, T], -inf above the diagonal. `visible`: bool
-    of the same shape; with it the weights are those of plain attention over the visible keys, while
-    the gradient is that of the weights which `added` gives (straight-through).
-    """
-
-    added: Tensor
-    visible: Tensor | None = None
-
-
-# (layer, x [T, d_model]: the normalised input of attention) -> Bias.
-ScoreBias = Callable[[int, Tensor], Bias]
+# (layer, x [T, d_model]: the normalised input of attention) -> what is added to the scores
+# [n_kv_heads, T, T], -inf above the diagonal; None: nothing but the causal mask.
+ScoreBias = Callable[[int, Tensor], Tensor]
 
 _LAYER_TENSORS = (
     "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output",
@@ -98,12 +85,12 @@ class FrozenLlama:
 
     def logits(self, tokens: Tensor, bias: ScoreBias | None = None) -> Tensor:
         """Return the logits after every token: [T, vocab_size], at least float32."""
-        causal = Bias(torch.full((len(tokens), len(tokens)), -torch.inf).triu(1))
+        causal = torch.full((len(tokens), len(tokens)), -torch.inf).triu(1)
         x = self.embedding[tokens]
         for index, layer in enumerate(self.layers):
             h = self._norm(x, layer.attn_norm)
-            differs = causal if bias is None else bias(index, h)
-            x = x + F.linear(self._attention(layer, h, differs), layer.o)
+            added = causal if bias is None else bias(index, h)
+            x = x + F.linear(self._attention(layer, h, added), layer.o)
             h = self._norm(x, layer.ffn_norm)
             gated = F.silu(F.linear(h, layer.gate)) * F.linear(h, layer.up)
             x = x + F.linear(gated, layer.down)
@@ -115,7 +102,7 @@ class FrozenLlama:
         rms = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.config.norm_eps)
         return (wide * rms * gain).to(self.dtype)
 
-    def _attention(self, layer: FrozenLayer, h: Tensor, bias: Bias) -> Tensor:
+    def _attention(self, layer: FrozenLayer, h: Tensor, added: Tensor) -> Tensor:
         """Causal attention over one sequence: h [T, d_model] -> [T, n_heads * head_dim]."""
         c, n = self.config, len(h)
         group = c.n_heads // c.n_kv_heads
@@ -126,14 +113,7 @@ class FrozenLlama:
         q = q.view(n, c.n_kv_heads, group, c.head_dim).permute(1, 2, 0, 3)
         scores = q.reshape(c.n_kv_heads, group * n, c.head_dim) @ k.permute(1, 2, 0)
         scores = scores.view(c.n_kv_heads, group, n, n) * c.attention_scale
-        scores = scores.to(bias.added.dtype)
-        probs = torch.softmax(scores + bias.added.unsqueeze(-3), -1)
-        if bias.visible is not None:
-            with torch.no_grad():
-                seen = scores.masked_fill(~bias.visible.unsqueeze(-3), -torch.inf)
-                difference = torch.softmax(seen, -1) - probs
-            probs = probs + difference
-        probs = probs.to(self.dtype)
+        probs = torch.softmax(scores.to(added.dtype) + added.unsqueeze(-3), -1).to(self.dtype)
         mixed = probs.view(c.n_kv_heads, group * n, n) @ v.permute(1, 0, 2)
         mixed = mixed.view(c.n_kv_heads, group, n, c.head_dim).permute(2, 0, 1, 3)
         return mixed.reshape(n, c.n_heads * c.head_dim)

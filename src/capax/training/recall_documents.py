@@ -137,3 +137,9 @@ def recall_document(
     text = list(filler[start : start + n_filler])
     tokens = text[:begin] + facts + text[begin:] + questions
     return RecallDocument(tokens, n_tokens - len(answer), values[order[-1]])
+
+
+def split_tokens(ids: Sequence[int], hold_out: float) -> tuple[list[int], list[int]]:
+    """Return what is trained on and what is held out: the end of the text."""
+    at = len(ids) - round(hold_out * len(ids))
+    return list(ids[:at]), list(ids[at:])

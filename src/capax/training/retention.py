@@ -10,26 +10,19 @@ What the paper leaves open, decided here: the gate's input is divided by its roo
 because that of small models is tiny in the first layers; its last bias starts at ln(10 T), so that
 beta^T is 0.9 at first; losses are means over positions; capacity is the mean over the positions
 above the budget of each head, then over heads and layers.
-
-Ours, beyond the paper: in the last part of a training the forward pass drops tokens as the cache
-will (`survivors`), and only the gradient is that of fading. A token that attention always looks at,
-such as the first, is hardly missed when it fades to a tenth, and badly when it is dropped.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capax.kv.bounded import best
-from capax.training.frozen_llama import Bias, FrozenLlama
+from capax.training.frozen_llama import FrozenLlama
 
 _BLOCK = 128
 
@@ -142,48 +135,15 @@ def quality_losses(logits: Tensor, teacher: Tensor, tokens: Tensor) -> tuple[Ten
     return kl, F.nll_loss(student[:-1], tokens[1:])
 
 
-@dataclass(frozen=True)
-class Dropping:
-    """The budget of a cache: entries that stay, and how many more before some are dropped."""
-
-    memory: int
-    buffer: int = 16
-
-
-def survivors(log_beta: Tensor, dropping: Dropping) -> Tensor:
-    """Return which tokens the cache still holds for each query: bool [n_kv_heads, T, T].
-
-    What `trim` does with these log beta [n_kv_heads, T]; row t is what the query of token t sees.
-    """
-    values = log_beta.detach().float().numpy()
-    n_heads, n = values.shape
-    visible = np.tril(np.ones((n, n), np.bool_))[None].repeat(n_heads, axis=0)
-    heads = np.arange(n_heads)[:, None]
-    held = np.arange(dropping.memory + dropping.buffer)[None].repeat(n_heads, axis=0)
-    for seen in range(dropping.memory + dropping.buffer, n, dropping.buffer):
-        scores = values[heads, held].astype(np.float64) * (seen - held)
-        kept = held[heads, best(scores, dropping.memory)]
-        rows = slice(seen, seen + dropping.buffer)
-        visible[:, rows, :seen] = False
-        for head in range(n_heads):
-            visible[head, rows, kept[head]] = True
-        fresh = np.arange(seen, seen + dropping.buffer)[None].repeat(n_heads, axis=0)
-        held = np.concatenate((kept, fresh), axis=1)
-    return torch.from_numpy(visible)
-
-
 def gated_logits(
-    model: FrozenLlama, gates: nn.ModuleList, tokens: Tensor, dropping: Dropping | None = None
+    model: FrozenLlama, gates: nn.ModuleList, tokens: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Run the model with fading; returns logits [T, vocab_size] and log beta of each layer.
-
-    With `dropping` the logits are those of a cache of that budget, the gradients those of fading.
-    """
+    """Run the model with fading; returns logits [T, vocab_size] and log beta of each layer."""
     log_betas: list[Tensor] = []
 
-    def bias(layer: int, x: Tensor) -> Bias:
+    def bias(layer: int, x: Tensor) -> Tensor:
         log_beta = gates[layer](x)
         log_betas.append(log_beta)
-        return Bias(fading(log_beta), survivors(log_beta, dropping) if dropping else None)
+        return fading(log_beta)
 
     return model.logits(tokens, bias), log_betas

@@ -28,9 +28,8 @@ from capax.files.digest import weights_digest
 from capax.files.model_file import ModelFile
 from capax.files.tokenizer import load_tokenizer
 from capax.training.frozen_llama import FrozenLlama
-from capax.training.recall_documents import recall_document
+from capax.training.recall_documents import recall_document, split_tokens
 from capax.training.retention import (
-    Dropping,
     capacity_loss,
     gated_logits,
     new_gates,
@@ -48,7 +47,10 @@ class Recipe:
     `n_tokens`, `memory`: T and M of the paper; `capacity`: the factor of that loss (lambda);
     `kl`, `next_token`: of the two quality losses, which are averaged; `recall`: the share of steps
     on recall documents; `hold_out`: the share of the text, at its end, that is not trained on;
-    `drop_after`: from this step on the forward pass drops tokens as a cache of M / 2 to 2 M does.
+    `tight_after`: from this step on M is `tight_memory` and the factor `tight_capacity`. A token
+    that attention always looks at, such as the first, is hardly missed when it fades to a third, as
+    those at the edge of a budget do, and badly when a cache drops it. So for a cache of M entries
+    the last part learns with M / 2, and so strictly that no single head stays above it.
     """
 
     n_tokens: int = 512
@@ -64,7 +66,9 @@ class Recipe:
     recall: float = 0.25
     hold_out: float = 0.2
     seed: int = 0
-    drop_after: int = 1 << 30
+    tight_after: int = 1 << 30
+    tight_memory: int = 32
+    tight_capacity: float = 20.0
     precision: str = "bf16"
 
     def __post_init__(self) -> None:
@@ -88,23 +92,16 @@ class Recipe:
         done = (step - warm) / max(self.steps - warm, 1)
         return 1e-6 + (self.learning_rate - 1e-6) * (1 + math.cos(math.pi * done)) / 2
 
-    def dropping_at(self, step: int) -> Dropping | None:
-        """Return the budget that the forward pass of a step keeps to, None: tokens only fade."""
-        if step < self.drop_after:
-            return None
-        draw = random.Random(f"{self.seed}/{step}/budget")
-        return Dropping(round(self.memory * 2 ** draw.uniform(-1, 1)))
+    def budget_at(self, step: int) -> tuple[int, float]:
+        """Return M of a step and the factor of its capacity loss."""
+        if step < self.tight_after:
+            return self.memory, self.capacity
+        return self.tight_memory, self.tight_capacity
 
 
 def use_threads(n_threads: int) -> None:
     """Let PyTorch use so many threads."""
     torch.set_num_threads(n_threads)
-
-
-def split_tokens(ids: Sequence[int], hold_out: float) -> tuple[list[int], list[int]]:
-    """Return what is trained on and what is held out: the end of the text."""
-    at = len(ids) - round(hold_out * len(ids))
-    return list(ids[:at]), list(ids[at:])
 
 
 class RetentionRun:
@@ -136,8 +133,10 @@ class RetentionRun:
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
-    def train(self, on_step: Callable[[dict[str, float]], None], every: int = 10) -> None:
-        """Run the steps that are left; a checkpoint every `every` steps and at the end."""
+    def train(
+        self, output: Path, on_step: Callable[[dict[str, float]], None], every: int = 10
+    ) -> None:
+        """Run the steps that are left; checkpoint and gates every `every` steps and at the end."""
         while self.step < self.recipe.steps:
             line = self._train_step()
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
@@ -145,6 +144,7 @@ class RetentionRun:
             on_step(line)
             if self.step % every == 0 or self.step == self.recipe.steps:
                 self._checkpoint()
+                self.save(output)
 
     def tokens_of(self, step: int) -> list[int]:
         """Return the tokens [n_tokens] of a step."""
@@ -159,13 +159,13 @@ class RetentionRun:
     def _train_step(self) -> dict[str, float]:
         recipe, started = self.recipe, time.perf_counter()
         tokens = torch.tensor(self.tokens_of(self.step))
-        dropping = recipe.dropping_at(self.step)
+        memory, strictness = recipe.budget_at(self.step)
         with torch.no_grad():
             teacher = self._model.logits(tokens)
-        logits, log_betas = gated_logits(self._model, self.gates, tokens, dropping)
+        logits, log_betas = gated_logits(self._model, self.gates, tokens)
         kl, next_token = quality_losses(logits, teacher, tokens)
-        over = capacity_loss(log_betas, recipe.memory)
-        loss = (recipe.kl * kl + recipe.next_token * next_token) / 2 + recipe.capacity * over
+        over = capacity_loss(log_betas, memory)
+        loss = (recipe.kl * kl + recipe.next_token * next_token) / 2 + strictness * over
         rate = recipe.learning_rate_at(self.step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -185,7 +185,7 @@ class RetentionRun:
             "held_min": held.min().item(),
             "held_mean": held.mean().item(),
             "held_max": held.max().item(),
-            "layers_below_half": int((held.mean(-1) < recipe.memory / 2).sum()),
+            "layers_below_half": int((held.mean(-1) < memory / 2).sum()),
             "gradient": norm.item(),
             "lr": rate,
             "seconds": time.perf_counter() - started,
