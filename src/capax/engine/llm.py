@@ -29,6 +29,7 @@ from capax.decoding.structured import Form, StructuredOutputs
 from capax.engine.background import Background
 from capax.engine.contexts import Contexts
 from capax.engine.engine import Engine
+from capax.engine.method_contexts import MethodContexts
 from capax.engine.outputs import (
     CompletionOutput,
     Logprob,
@@ -53,7 +54,7 @@ from capax.planning.budget import Budget
 from capax.planning.machine import read_machine, usable_threads
 from capax.planning.plan import Plan, plan_run
 from capax.planning.probe import cached_probe
-from capax.planning.sizes import parse_size
+from capax.planning.sizes import format_size, parse_size
 from capax.settings import apply_isa
 from capax.starting import without_collector
 
@@ -294,6 +295,40 @@ class LLM:
             with self._contexts_lock:  # one taker at a time: two with half of each would wait
                 caches = [stack.enter_context(self.engine.direct_cache(n_tokens)) for _ in range(n)]
             yield Contexts(self.engine, self._model, caches)
+
+    @contextmanager
+    def contexts_by(self, methods: Sequence[str], n_tokens: int) -> Iterator[MethodContexts]:
+        """One empty context of up to `n_tokens` by each of several KV methods over this model.
+
+        They are for comparing methods and lie beside this object's own KV cache, which stays empty
+        meanwhile. Raises CapacityError if they do not fit the budget together, ConfigError for a
+        method that does not work with this model.
+        """
+        if n_tokens > self.context_len:
+            raise ContextLengthError(
+                f"{n_tokens:,} tokens are wanted but the context holds {self.context_len:,}; "
+                "raise ctx_size"
+            )
+        footprints = [kv_method(method).footprint(self.config) for method in methods]
+        wanted = sum(f.nbytes(n_tokens, MethodContexts.COPIES) + f.scratch for f in footprints)
+        room = self.plan.limit.nbytes - (self.plan.total_nbytes - self.plan.footprint.kv)
+        if wanted > room:
+            raise CapacityError(
+                f"contexts of {n_tokens:,} tokens by {len(methods)} KV methods take "
+                f"{format_size(wanted)} and the budget leaves {format_size(room)}; raise the "
+                "memory budget, or compare fewer methods or fewer tokens"
+            )
+        stores = [
+            kv_method(method).open(
+                self.file, MethodContexts.COPIES * f.pages_for(n_tokens), MethodContexts.COPIES
+            )
+            for method, f in zip(methods, footprints, strict=True)
+        ]
+        contexts = MethodContexts(self.engine, self._model, stores)
+        try:
+            yield contexts
+        finally:
+            contexts.reset()
 
     # --- embedding ----------------------------------------------------------------------
 

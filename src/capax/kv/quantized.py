@@ -16,7 +16,7 @@ Costs: one pass over a block when it is full; decoding a page of codes once for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from capax import _native
@@ -65,7 +65,9 @@ class KiviCache:
 
     def footprint(self, config: ModelConfig) -> KVFootprint:
         """Return the bytes of its code pages and exact windows."""
-        return coded_footprint(config, self.codec(config), lag=self.lag)
+        footprint = coded_footprint(config, self.codec(config), lag=self.lag)
+        bits = sum(self._bits(config))
+        return replace(footprint, codes=2 * bits * config.d_kv * self.block // 8)
 
     def open(self, model: ModelFile, n_pages: int, n_running: int) -> CodedStore:
         """Return a store of `n_pages` blocks."""
@@ -81,10 +83,7 @@ class KiviCache:
 
     def codec(self, config: ModelConfig) -> _native.UniformCodec:
         """Return what makes the codes of a model. Raises ConfigError if its heads do not fit."""
-        bits = [
-            max(self.bits, self.base_bits) if layer < self.base_layers else self.bits
-            for layer in range(config.n_layers)
-        ]
+        bits = self._bits(config)
         dim = config.head_dim
         try:
             return _native.UniformCodec(
@@ -102,6 +101,12 @@ class KiviCache:
             )
         except ValueError as e:
             raise ConfigError(f"kivi does not fit this model: {e}") from None
+
+    def _bits(self, config: ModelConfig) -> list[int]:
+        return [
+            max(self.bits, self.base_bits) if layer < self.base_layers else self.bits
+            for layer in range(config.n_layers)
+        ]
 
 
 def _widest_group(dim: int) -> int:

@@ -30,6 +30,7 @@ class KVFootprint:
     shared: int = 0
     scratch: int = 0
     scratch_token: int = 0
+    codes: int | None = None
 
     def pages_for(self, n_tokens: int) -> int:
         """Return how many pages a sequence of `n_tokens` holds."""
