@@ -10,6 +10,7 @@ command = LazyGroup(
         "capacity": ("measure_capacity", "Bits of text saved per unit of compute."),
         "density": ("measure_density", "Quality per parameter, and how fast it grows."),
         "runtime": ("measure_runtime", "Price queries by their idealized runtime."),
+        "kv": ("measure_kv", "KV methods side by side: quality, bytes, speed, needles."),
         "compress": ("compress", "Compress a file with a model's probabilities."),
         "decompress": ("decompress", "Restore a file that 'compress' wrote."),
         "knowledge": ("measure_knowledge", "Bits of facts that a trained model holds."),

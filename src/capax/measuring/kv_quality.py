@@ -25,7 +25,6 @@ from capax.engine.method_contexts import MethodContexts
 from capax.errors import CapaxError, ConfigError
 from capax.files.config import ModelConfig
 from capax.kv import kv_method, kv_name
-from capax.planning.sizes import format_size
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -281,8 +280,3 @@ def check_methods(llm: LLM, methods: Sequence[str], n_tokens: int) -> None:
                 pass
         except CapaxError as e:
             raise type(e)(f"KV method {method}: {e}") from None
-
-
-def format_bytes(n: float) -> str:
-    """Return bytes per token as people read them."""
-    return format_size(round(n)) if n >= 10_240 else f"{n:,.0f} B"
