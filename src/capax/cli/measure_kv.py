@@ -37,6 +37,13 @@ class MethodsType(click.ParamType):  # type: ignore[type-arg]  # generic only si
         methods = split_methods(str(value))
         if not methods:
             self.fail("no method is named; write f16,int8,int4", param, ctx)
+        from capax.kv import kv_name
+
+        for method in methods:
+            try:
+                kv_name(method)
+            except ConfigError as e:
+                self.fail(str(e), param, ctx)
         return tuple(methods)
 
 
@@ -182,7 +189,7 @@ def _keep(out: Path, document: dict[str, Any], reports: Sequence[MethodReport], 
 
     write_json(out / "summary.json", document)
     try:
-        draw(reports, out / "picture.png", f"{llm.plan.model}, {llm.threads} threads")
+        draw(reports, out / "picture.png", f"{Path(llm.plan.model).name}, {llm.threads} threads")
     except ConfigError as e:  # the figures are kept all the same
         console().note(f"no picture: {e}")
 
