@@ -36,7 +36,7 @@ def command(as_json: bool) -> None:
 
     Exits with 1 if something is broken. The disk curve is measured by 'capax probe'.
     """
-    findings = [*cpu(), memory(), disk(), models(), *settings(), versions()]
+    findings = [*cpu(), memory(), disk(), models(), sandbox(), *settings(), versions()]
     is_broken = any(f.state == "broken" for f in findings)
     if as_json:
         document = {"ok": not is_broken, "findings": [asdict(f) for f in findings]}
@@ -155,6 +155,17 @@ def models() -> Finding:
         return Finding("models", "none yet: 'capax pull smollm2-135m'", "warning")
     names = ", ".join(r.name for r in records[:5]) + (", ..." if len(records) > 5 else "")
     return Finding("models", f"{len(records)} found: {names}")
+
+
+def sandbox() -> Finding:
+    """Whether generated code could be run: in full isolation, or not at all."""
+    from capax.errors import SandboxError
+    from capax.scaling.sandbox import check_isolation
+
+    try:
+        return Finding("sandbox", f"generated code runs isolated: {check_isolation()}")
+    except SandboxError as e:
+        return Finding("sandbox", str(e), "warning")
 
 
 def settings() -> list[Finding]:

@@ -8,6 +8,7 @@ command = LazyGroup(
     "scale",
     table={
         "sample": ("scale_sample", "Draw many answers to each task of a file, and check them."),
+        "verify": ("scale_verify", "Check the samples of a run again, by another checker."),
         "coverage": ("scale_coverage", "Show what k samples solve, and forecast larger k."),
     },
     help="Spend a budget of tokens so that it buys correct answers.",

@@ -99,8 +99,9 @@ def command(
     """Draw samples of each task in TASKS from MODEL.
 
     TASKS is JSONL: {"id", "prompt" or "messages", "reference", "checker"}; checkers are exact,
-    numeric and choice. The same command with the same --out goes on where it was stopped, in
-    whatever way; a higher --samples extends a finished run.
+    numeric, choice, symbolic, and unit_tests for lines of HumanEval, run in a sandbox. The same
+    command with the same --out goes on where it was stopped, in whatever way; a higher --samples
+    extends a finished run.
     """
     from capax import SamplingParams
     from capax.endpoints import Ledger

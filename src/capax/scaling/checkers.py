@@ -6,6 +6,8 @@ the reference. Answers are what selectors vote on, so extraction sees no referen
 - `exact`: the text without surrounding white space.
 - `numeric`: the number after '####' if there is one (GSM8K), else the last number of the text.
 - `choice`: the letter A to Z after 'answer is', in parentheses or brackets, or alone.
+- `symbolic`: the formula in the last \\boxed{}, compared by meaning (`symbolic`).
+- `unit_tests`: a program, run against the tests of the reference in the sandbox (`unit_tests`).
 
 Samples are untrusted and may be long: only the last 20,000 characters are searched.
 """
@@ -16,8 +18,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
 
 from capax.errors import ConfigError
+from capax.scaling import symbolic, unit_tests
 
 MAX_CHARS = 20_000
 MAX_DIGITS = 100
@@ -31,18 +35,49 @@ _LETTERS = (
 )
 
 
+class Judged(NamedTuple):
+    """The answer a checker read, whether it is right, and how a check that runs something ended."""
+
+    answer: str | None
+    correct: bool
+    outcome: str | None = None  # "passed" is right; None where answers are only compared
+
+
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """A way to judge text. `version` changes when a verdict could."""
+    """A way to judge text. `version` changes when a verdict could.
+
+    `outcome` decides about (answer, reference) where equality does not, and is "passed" for a right
+    one; `prepare` raises if that will not work here, so that nothing is sampled in vain.
+    """
 
     name: str
     version: int
     extract: Callable[[str], str | None]
+    outcome: Callable[[str, str], str] | None = None
+    prepare: Callable[[], None] | None = None
+    validate: Callable[[str], object] | None = None  # of a reference; default: it has an answer
+
+    def judge(self, text: str, reference: str) -> Judged:
+        """Read the answer in a text and decide whether it is right."""
+        answer = self.extract(text)
+        if answer is None:
+            return Judged(None, False)
+        if self.outcome is None:
+            return Judged(answer, answer == self.truth(reference))
+        outcome = self.outcome(answer, reference)
+        return Judged(answer, outcome == "passed", outcome)
 
     def check(self, text: str, reference: str) -> bool:
-        """Say whether the answer in a text is the one in the reference."""
-        answer = self.extract(text)
-        return answer is not None and answer == self.truth(reference)
+        """Say whether the answer in a text is right."""
+        return self.judge(text, reference).correct
+
+    def check_reference(self, reference: str) -> None:
+        """Raise ConfigError for a reference that nothing could be compared with."""
+        if self.validate is None:
+            self.truth(reference)
+        else:
+            self.validate(reference)
 
     def truth(self, reference: str) -> str:
         """Return the reference in the spelling of answers. Raises ConfigError if it has none."""
@@ -96,8 +131,13 @@ CHECKERS: Mapping[str, Checker] = {
         Checker("exact", 1, extract_exact),
         Checker("numeric", 1, extract_number),
         Checker("choice", 1, extract_choice),
+        Checker("symbolic", 1, symbolic.extract_formula, symbolic.outcome_of, symbolic.prepare),
+        Checker(
+            "unit_tests", 1, unit_tests.extract_program, unit_tests.outcome_of,
+            unit_tests.prepare, unit_tests.problem_of,
+        ),
     )
-}
+}  # fmt: skip
 
 
 def checker_named(name: str) -> Checker:

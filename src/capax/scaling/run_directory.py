@@ -57,6 +57,7 @@ class Verdict(msgspec.Struct, frozen=True):
     version: int
     answer: str | None
     correct: bool
+    outcome: str | None = None  # how a check that runs something ended
 
     @property
     def key(self) -> tuple[str, int, str, int]:

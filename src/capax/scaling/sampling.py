@@ -91,6 +91,9 @@ async def sample(
     Returns "success", or "limited" if the ledger's cap came first. Whatever was finished is
     kept, also when this raises: EndpointError if the model fails, StoreError if the disk does.
     """
+    for prepare in {task.checker.prepare for task in tasks}:
+        if prepare is not None:
+            prepare()
     run.set_status("started", n=plan.n, problems={task.id: task.checker.name for task in tasks})
     total = plan.n * len(tasks)
     wanted = {task.id for task in tasks}
@@ -191,19 +194,42 @@ def verify(run: RunDirectory, tasks: Sequence[Task]) -> int:
         checker = task.checker
         if (made.problem_id, made.sample_idx, checker.name, checker.version) in run.verdicts:
             continue
-        answer = checker.extract(made.text)
+        judged = checker.judge(made.text, task.reference)
         new.append(
             Verdict(
-                made.problem_id, made.sample_idx, checker.name, checker.version, answer,
-                answer is not None and answer == checker.truth(task.reference),
+                made.problem_id, made.sample_idx, checker.name, checker.version, *judged
             )
         )  # fmt: skip
         n_new += 1
-        if len(new) >= 1000:
+        if len(new) >= (1000 if checker.outcome is None else 10):
             run.add_verdicts(new)
             new.clear()
     run.add_verdicts(new)
     return n_new
+
+
+def verify_again(path: Path, tasks: Sequence[Task]) -> int:
+    """Check the samples of a finished run with the checkers of `tasks`; returns how many.
+
+    Only samples without a verdict of that checker and version are checked; from then on `load`
+    takes these verdicts. Raises ConfigError if the run has none of the tasks.
+    """
+    manifest = read_manifest(path)
+    problems = dict(manifest.get("problems", {}))
+    known = [task for task in tasks if task.id in problems]
+    if not known:
+        raise ConfigError(f"{path} has samples of none of these {len(tasks)} tasks")
+    for prepare in {task.checker.prepare for task in known}:
+        if prepare is not None:
+            prepare()
+    facts = {k: v for k, v in manifest.items() if k not in ("format", "status", "settings")}
+    with RunDirectory(path, manifest["settings"], facts) as run:
+        try:
+            n = verify(run, known)
+            problems |= {task.id: task.checker.name for task in known}
+        finally:
+            run.set_status(manifest["status"], problems=problems)
+    return n
 
 
 # --- what a run holds ---------------------------------------------------------------------

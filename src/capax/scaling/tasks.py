@@ -3,6 +3,7 @@
     {"id": "sum-1", "prompt": "2 + 2 =", "reference": "4", "checker": "numeric"}
 
 or `messages` of a chat instead of `prompt`. `checker` may be left out if one is named for the file.
+Lines of HumanEval (task_id, prompt, entry_point, test) are tasks with the checker `unit_tests`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 from capax.endpoints import Message
 from capax.errors import ConfigError
 from capax.scaling.checkers import Checker, checker_named
+from capax.scaling.unit_tests import reference_of
 
 MAX_LINE_NBYTES = 4 << 20
 
@@ -39,11 +41,14 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Line(msgspec.Struct):
-    id: str | int
-    reference: str | int | float
+    id: str | int | None = None
+    reference: str | int | float | None = None
     prompt: str | None = None
     messages: list[_Message] | None = None
     checker: str | None = None
+    task_id: str | None = None
+    entry_point: str | None = None
+    test: str | None = None
 
 
 def read_tasks(path: Path, checker: str | None = None, limit: int | None = None) -> list[Task]:
@@ -80,6 +85,10 @@ def _task(line: bytes, checker: str | None) -> Task:
     fields = msgspec.json.decode(line, type=_Line)
     if (fields.prompt is None) == (fields.messages is None) or fields.messages == []:
         raise ConfigError("it needs either 'prompt' or 'messages'")
+    if fields.entry_point is not None and fields.reference is None:
+        fields = _with_unit_tests(fields)
+    if fields.id is None or fields.reference is None:
+        raise ConfigError("it needs 'id' and 'reference'")
     name = fields.checker or checker
     if name is None:
         raise ConfigError("it names no checker; name one in the line or for the whole file")
@@ -91,8 +100,20 @@ def _task(line: bytes, checker: str | None) -> Task:
     if not prompt:
         raise ConfigError("its prompt is empty")
     task = Task(str(fields.id), prompt, str(fields.reference), checker_named(name))
-    task.checker.truth(task.reference)
+    task.checker.check_reference(task.reference)
     return task
+
+
+def _with_unit_tests(fields: _Line) -> _Line:
+    if fields.prompt is None or not fields.entry_point or fields.test is None:
+        raise ConfigError("unit tests need 'prompt', 'entry_point' and 'test'")
+    reference = reference_of(fields.prompt, fields.entry_point, fields.test)
+    return msgspec.structs.replace(
+        fields,
+        id=fields.id if fields.task_id is None else fields.task_id,
+        reference=reference,
+        checker=fields.checker or "unit_tests",
+    )
 
 
 def digest(tasks: Sequence[Task]) -> str:
