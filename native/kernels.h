@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "attention/attention.h"
+#include "attention/landmark.h"
 #include "kv/uniform.h"
 #include "matmul/matmul.h"
 #include "norms/norms.h"
@@ -19,6 +20,7 @@ struct Kernels {
   MatmulKernels matmul;
   AttentionKernels attention;
   UniformKernels uniform;
+  LandmarkKernels landmark;
   NormKernels norms;
   SamplingKernels sampling;
   ProbeKernels probe;

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "attention/attention_impl.h"
+#include "attention/landmark_impl.h"
 #include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
@@ -18,6 +19,7 @@ const Kernels kernels_avx2 = {
     matmul_kernels<Avx2>(),
     attention_kernels<Avx2>(),
     uniform_kernels<Avx2>(),
+    landmark_kernels<Avx2>(),
     norm_kernels<Avx2>(),
     sampling_kernels<Avx2>(),
     probe_kernels<Avx2>(),

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "attention/attention_impl.h"
+#include "attention/landmark_impl.h"
 #include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
@@ -18,6 +19,7 @@ const Kernels kernels_avx512 = {
     matmul_kernels<Avx512>(),
     attention_kernels<Avx512>(),
     uniform_kernels<Avx512>(),
+    landmark_kernels<Avx512>(),
     norm_kernels<Avx512>(),
     sampling_kernels<Avx512>(),
     probe_kernels<Avx512>(),

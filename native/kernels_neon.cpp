@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "attention/attention_impl.h"
+#include "attention/landmark_impl.h"
 #include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
@@ -18,6 +19,7 @@ const Kernels kernels_neon = {
     matmul_kernels<Neon>(),
     attention_kernels<Neon>(),
     uniform_kernels<Neon>(),
+    landmark_kernels<Neon>(),
     norm_kernels<Neon>(),
     sampling_kernels<Neon>(),
     probe_kernels<Neon>(),

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "attention/attention_impl.h"
+#include "attention/landmark_impl.h"
 #include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
@@ -18,6 +19,7 @@ const Kernels kernels_scalar = {
     matmul_kernels<Scalar>(),
     attention_kernels<Scalar>(),
     uniform_kernels<Scalar>(),
+    landmark_kernels<Scalar>(),
     norm_kernels<Scalar>(),
     sampling_kernels<Scalar>(),
     probe_kernels<Scalar>(),

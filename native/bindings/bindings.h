@@ -16,6 +16,7 @@ struct NativeSection {
 
 void bind_norms(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);
+void bind_landmark(nanobind::module_& m);
 void bind_weights(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
 void bind_program(nanobind::module_& m);

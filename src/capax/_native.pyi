@@ -85,6 +85,30 @@ def softmax(x: Floats) -> Floats: ...
 def logsumexp(x: Floats) -> Floats: ...
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats: ...
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats: ...
+def landmark_scores(
+    q: Floats,
+    landmarks: Floats,
+    positions: Ints,
+    scale: float,
+    cos: Floats,
+    sin: Floats,
+    style: str,
+) -> Floats: ...
+def landmark_attend(
+    q: Floats,
+    rows: Ints,
+    chunk_k: Floats,
+    chunk_v: Floats,
+    records: Floats,
+    slots: Ints,
+    bases: Ints,
+    scale: float,
+    cos: Floats,
+    sin: Floats,
+    style: str,
+    block: int,
+    first: int = 0,
+) -> tuple[Floats, Ints]: ...
 def rope(x: Floats, cos: Floats, sin: Floats, style: str) -> Floats: ...
 def swiglu(gate: Floats, up: Floats) -> Floats: ...
 def gelu(x: Floats) -> Floats: ...
