@@ -25,6 +25,7 @@ MAX_VOCAB_SIZE = 1 << 24
 MAX_CONTEXT_LEN = 1 << 27
 MAX_EOS_IDS = 64
 MAX_TOKEN_TYPES = 1_024
+MAX_LANDMARK_BLOCK = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +143,31 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LandmarkConfig:
+    """What a model trained with landmark attention says of it.
+
+    `block`: tokens of a block, the last one being the landmark `token_id`. `window`: the longest
+    input it was trained on, landmarks included.
+    """
+
+    block: int
+    token_id: int
+    window: int
+
+    def __post_init__(self) -> None:
+        check_whole("landmark.block", self.block, 2, MAX_LANDMARK_BLOCK)
+        check_whole("landmark.token_id", self.token_id, 0, MAX_VOCAB_SIZE)
+        check_whole("landmark.train_ctx", self.window, 2 * self.block, MAX_CONTEXT_LEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The shape of a transformer, checked as a whole on construction.
 
     `sliding_window` W: a token attends to itself and the W - 1 tokens before it, in the
     layers where `sliding_layers[layer]` is true (empty: in all layers); None: no window.
     `eos_ids`: every id that ends a text. `norm_eps` is added to the mean square.
+    `landmark`: None for models without landmark tokens.
     `rope` is None and `encoder` given for encoders, whose positions are learned vectors.
     Raises `ConfigError` naming field, value and bound.
     """
@@ -164,6 +184,7 @@ class ModelConfig:
     norm_eps: float
     rope: RopeConfig | None
     encoder: EncoderConfig | None = None
+    landmark: LandmarkConfig | None = None
     sliding_window: int | None = None
     sliding_layers: tuple[bool, ...] = ()
     qkv_bias: bool = False
@@ -218,6 +239,8 @@ class ModelConfig:
             raise ConfigError(f"eos_ids has {len(self.eos_ids)} ids; at most {MAX_EOS_IDS} fit")
         for eos_id in self.eos_ids:
             check_whole("eos_ids", eos_id, 0, self.vocab_size - 1)
+        if self.landmark is not None:
+            check_whole("landmark.token_id", self.landmark.token_id, 0, self.vocab_size - 1)
 
     def _check_encoder(self) -> None:
         if not isinstance(self.encoder, EncoderConfig) or self.rope is not None:
@@ -239,6 +262,17 @@ class ModelConfig:
     def n_cache_layers(self) -> int:
         """Layers whose keys and values exist at a time: an encoder's overwrite each other."""
         return self.n_layers if self.encoder is None else 1
+
+    def n_rows(self, n_tokens: int) -> int:
+        """Return the most rows that a step of `n_tokens` takes: each may close a block."""
+        return n_tokens if self.landmark is None else 2 * n_tokens
+
+    def n_positions(self, context_len: int) -> int:
+        """Return how many positions keys and queries are turned by in such a context."""
+        if self.landmark is None:
+            return context_len
+        block = self.landmark.block
+        return max(self.landmark.window, (context_len // (block - 1) + 3) * block)
 
     @property
     def d_q(self) -> int:

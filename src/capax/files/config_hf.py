@@ -16,8 +16,10 @@ from capax.files.config import (
     MAX_EOS_IDS,
     MAX_HEAD_DIM,
     MAX_HEADS,
+    MAX_LANDMARK_BLOCK,
     MAX_LAYERS,
     MAX_VOCAB_SIZE,
+    LandmarkConfig,
     ModelConfig,
     RopeConfig,
     check_one_of,
@@ -66,6 +68,7 @@ def config_from_hf(
         context_len=context_len,
         norm_eps=fields.number("rms_norm_eps", 0.0, 1.0, 1e-6),
         rope=_hf_rope(fields, head_dim, context_len),
+        landmark=_landmark(fields),
         sliding_window=window,
         sliding_layers=sliding_layers,
         qkv_bias=family.qkv_bias,
@@ -94,6 +97,18 @@ _HF_NEUTRAL: dict[str, tuple[object, ...]] = {
     "attn_logit_softcapping": (),
     "final_logit_softcapping": (),
 }
+
+
+def _landmark(fields: Fields) -> LandmarkConfig | None:
+    """Read the three keys of models trained with landmark attention, which come together."""
+    keys = ("landmark.block", "landmark.token_id", "landmark.train_ctx")
+    if not any(fields.has(key) for key in keys):
+        return None
+    return LandmarkConfig(
+        block=fields.whole(keys[0], MAX_LANDMARK_BLOCK, low=2),
+        token_id=fields.whole(keys[1], MAX_VOCAB_SIZE, low=0),
+        window=fields.whole(keys[2], MAX_CONTEXT_LEN),
+    )
 
 
 def _hf_sliding(fields: Fields, arch: str, n_layers: int) -> tuple[int | None, tuple[bool, ...]]:

@@ -1,6 +1,13 @@
 """What is remembered of the context: one method per file."""
 
-from capax.kv.cache import AttentionInput, KVCache, SharedPagesCache
+from capax.kv.cache import (
+    AttentionInput,
+    Inserted,
+    InsertingCache,
+    KVCache,
+    Rotary,
+    SharedPagesCache,
+)
 from capax.kv.coded import CodedKVCache, CodedStore, coded_footprint
 from capax.kv.method import KVMethod, kv_method, kv_name, parse_kv
 from capax.kv.paged import (
@@ -23,6 +30,8 @@ __all__ = [
     "CodedStore",
     "CountedStore",
     "FullCache",
+    "Inserted",
+    "InsertingCache",
     "KVCache",
     "KVFootprint",
     "KVMethod",
@@ -30,6 +39,7 @@ __all__ = [
     "KVType",
     "PagePool",
     "PagedKVCache",
+    "Rotary",
     "SharedPagesCache",
     "coded_footprint",
     "kv_method",

@@ -10,13 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int32]
+
+
+class Rotary(NamedTuple):
+    """The model's rotary tables: cos, sin [n_positions, head_dim / 2]; which numbers pair."""
+
+    cos: Floats
+    sin: Floats
+    style: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +34,14 @@ class AttentionInput:
     `k`, `v`: [t, n_kv_heads * head_dim] float32, projected (bias added), keys not yet
     normalised or rotated. `x()` computes the layer's normalised input, [t, d_model].
     `rotate(k, positions)` applies the model's QK norm and rotary embedding to a copy of keys.
+    `rotary`: the tables it turns them by, for caches that turn keys again later.
     """
 
     k: Floats
     v: Floats
     x: Callable[[], Floats]
     rotate: Callable[[Floats, Positions], Floats]
+    rotary: Rotary | None = None
 
 
 class KVCache(Protocol):
@@ -113,4 +123,29 @@ class SharedPagesCache(KVCache, Protocol):
 
     def replace_page(self, index: int, page: int) -> None:
         """Take `page` of another, which has the same content, instead of its own."""
+        ...
+
+
+class Inserted(NamedTuple):
+    """What a sequence reads instead of its `tokens`: int32 arrays, one row per token read.
+
+    `rows`: of the tokens asked for, where they stand among those read. `positions`: what queries
+    are rotated by, which need not count from 0.
+    """
+
+    tokens: Positions
+    rows: Positions
+    positions: Positions
+
+
+@runtime_checkable
+class InsertingCache(KVCache, Protocol):
+    """A cache of a model that reads tokens of its own between those of the text.
+
+    `n_tokens` counts those of the text. `append`, `attend` and `advance` are called with the rows
+    and positions that `insert` returned for the same step.
+    """
+
+    def insert(self, tokens: Positions) -> Inserted:
+        """Return what to read for the next `tokens` of the text. Changes nothing."""
         ...

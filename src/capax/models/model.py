@@ -12,7 +12,16 @@ import numpy.typing as npt
 from capax import _native
 from capax.errors import CapacityError, FileFormatError
 from capax.files.config import ModelConfig
-from capax.kv import AttentionInput, CodedKVCache, CodedStore, KVCache, PagedKVCache, PagePool
+from capax.kv import (
+    AttentionInput,
+    CodedKVCache,
+    CodedStore,
+    InsertingCache,
+    KVCache,
+    PagedKVCache,
+    PagePool,
+    Rotary,
+)
 from capax.models import llama
 from capax.models.program import Attention, Norm, ProgramBuilder
 from capax.models.rope import rotary_tables
@@ -79,9 +88,11 @@ class Model:
         self.max_logit_rows = max_logit_rows
         self.native = _native.Program(n_threads)
         self._tensors = tensors
-        self._program = ProgramBuilder(config, rotary_tables(config, context_len), self.native)
+        tables = rotary_tables(config, config.n_positions(context_len))
+        self._program = ProgramBuilder(config, tables, self.native)
+        self._row_of: Ints | None = None  # of the last step's tokens, if others stand between
         build(self._program, tensors)
-        self.native.reserve(max_tokens, max_logit_rows)
+        self.native.reserve(config.n_rows(max_tokens), max_logit_rows)
 
     @property
     def weights_nbytes(self) -> int:
@@ -138,6 +149,7 @@ class Model:
         if store is None:
             self.run_body(step)
         else:
+            self._row_of = None
             self._run(step, 0, self._program.head, store)
         for begin in range(0, len(rows), self.max_logit_rows):
             visit(begin, self.run_head(rows[begin : begin + self.max_logit_rows]))
@@ -157,15 +169,17 @@ class Model:
 
     def run_body(self, step: Step) -> None:
         """Run everything before the head; `run_head` may follow for any rows."""
+        self._row_of = None
         store = _common_store(step.sequences)
         if store is not None:
             self._run(step, 0, self._program.head, store)
         else:
+            step, positions = self._inserted(step)
             begin = 0
             for attention in self._program.attentions:
                 self._run(step, begin, attention.operation, None)
-                for s in step.sequences:
-                    self._attend(attention, s)
+                for s, at in zip(step.sequences, positions, strict=True):
+                    self._attend(attention, s, at)
                 begin = attention.operation + 1
             self._run(step, begin, self._program.head, None)
         self._advance(step)
@@ -189,6 +203,8 @@ class Model:
     def _run_head(self, rows: Ints, end: int | None) -> None:
         if not len(rows):
             return
+        if self._row_of is not None:
+            rows = self._row_of[rows]
         try:
             self.native.run_head(self._program.head, rows, end)
         except _native.WeightReadError as e:
@@ -230,12 +246,32 @@ class Model:
         except RuntimeError as e:  # no threads
             raise CapacityError(str(e)) from e
 
-    def _attend(self, attention: Attention, s: SequenceSlice) -> None:
+    def _inserted(self, step: Step) -> tuple[Step, list[Ints]]:
+        """Return the step with the tokens that caches insert, and each sequence's positions."""
+        tokens, slices, positions, row_of = [], [], [], []
+        n = 0
+        for s in step.sequences:
+            own = step.tokens[s.begin : s.end]
+            rows = np.arange(len(own), dtype=np.int32)
+            at = rows + np.int32(s.cache.n_tokens)
+            if self.config.landmark is not None and isinstance(s.cache, InsertingCache):
+                own, rows, at = s.cache.insert(own)
+            tokens.append(own)
+            row_of.append(rows + np.int32(n))
+            slices.append(SequenceSlice(s.cache, n, n + len(own)))
+            positions.append(at)
+            n += len(own)
+        if n != len(step.tokens):
+            self._row_of = np.concatenate(row_of)
+            rows = self._row_of[step.logit_rows]
+            step = Step(np.concatenate(tokens), slices, rows)
+        return step, positions
+
+    def _attend(self, attention: Attention, s: SequenceSlice, positions: Ints) -> None:
         """Let a cache outside the program do one layer of one sequence."""
         c = self.config
         rows = slice(s.begin, s.end)
         n = s.end - s.begin
-        positions = np.arange(s.cache.n_tokens, s.cache.n_tokens + n, dtype=np.int32)
 
         def view(buffer: int) -> Floats:
             return self.native.rows(buffer)[rows]
@@ -252,6 +288,7 @@ class Model:
             view(attention.v),
             lambda: _native.rms_norm(view(attention.x), attention.norm.gain, attention.norm.eps),
             lambda k, at: rotate(k, attention.k_norm, at).reshape(len(k), -1),
+            Rotary(*self._program.rotary),
         )
         s.cache.append(attention.layer, inputs, positions)
         q = rotate(view(attention.q), attention.q_norm, positions)

@@ -7,7 +7,7 @@ engine reports of itself (`LLM.measured_memory`) has the same component names.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from capax.files.config import ModelConfig
 from capax.files.model_file import ModelFile
@@ -144,10 +144,11 @@ def scratch_nbytes(model: ModelFile, shape: Shape) -> int:
     as the largest of them needs.
     """
     c = model.config
+    shape = replace(shape, prefill_chunk=c.n_rows(shape.prefill_chunk))
     widths = c.d_model + 2 * c.d_q + 2 * c.d_kv + 2 * c.d_ffn
     activations = 4 * shape.prefill_chunk * widths
     logits = 4 * shape.logit_rows * (c.vocab_size + c.d_model + c.d_q + 2 * c.d_ffn)
-    rotary = 4 * shape.context_len * c.head_dim
+    rotary = 4 * c.n_positions(shape.context_len) * c.head_dim
     positions = 4 * c.context_len * c.d_model if c.encoder else 0
     operations = max(
         _linear_nbytes(model, shape), _attention_nbytes(c, shape), _sampling_nbytes(c, shape)
