@@ -118,6 +118,7 @@ def run_block(block: Block, directory: Path, timeout_s: float) -> list[str]:
     """Run a block's commands in order; return one message for each that did not do as shown."""
     failures = []
     environment = os.environ | {
+        "CAPAX_RECORD": "records",  # in the page's directory, not among the user's own
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "NO_COLOR": "1",
         "COLUMNS": "100",

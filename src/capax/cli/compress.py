@@ -11,6 +11,7 @@ import click
 
 from capax.cli.console import console
 from capax.cli.options import json_option, machine_options
+from capax.cli.recording import data_of, engine_facts, keep, record_folder, record_option
 
 if TYPE_CHECKING:
     from capax.engine.llm import LLM
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @machine_options
 @click.option("--kv", metavar="TYPE", help="KV cache: f32, f16, bf16 or int8.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@record_option
 @json_option
 def command(
     file: Path,
@@ -41,6 +43,7 @@ def command(
     memory: int | None,
     kv: str | None,
     force: bool,
+    record: str | None,
     as_json: bool,
 ) -> None:
     """Write FILE to OUT in as many bits as it has information for the model.
@@ -50,7 +53,10 @@ def command(
     byte costs a part of a forward pass.
     """
     from capax.measuring.compression import compress
+    from capax.measuring.figures import compression_figures
+    from capax.measuring.records import Record, now
 
+    folder = record_folder(record)
     check_output(output, file, force)
     data = read_bytes(file)
     llm = load(model, window, threads=threads, memory=memory, kv=kv)
@@ -59,6 +65,18 @@ def command(
     seconds = time.perf_counter() - started
     write_whole(output, result.content)
     n_in, n_out = len(data), len(result.content)
+    if folder is not None:
+        keep(
+            folder,
+            Record(
+                kind="compress",
+                time=now(),
+                data=data_of(file, data),
+                settings={"window": window},
+                figures=compression_figures(data, result, seconds),
+                **engine_facts(llm, memory, window + 1),
+            ),
+        )
     if as_json:
         document = {
             "bytes_in": n_in,

@@ -12,6 +12,7 @@ import click
 
 from capax.cli.compress import progress, read_bytes
 from capax.cli.options import json_option, machine_options, model_argument
+from capax.cli.recording import data_of, engine_facts, keep, record_folder, record_option
 
 
 @click.command("capacity")
@@ -35,6 +36,7 @@ from capax.cli.options import json_option, machine_options, model_argument
     help="Count as the paper does, or correctly.",
 )  # fmt: skip
 @machine_options
+@record_option
 @json_option
 def command(
     model: str,
@@ -46,6 +48,7 @@ def command(
     mode: Any,
     threads: int | None,
     memory: int | None,
+    record: str | None,
     as_json: bool,
 ) -> None:
     """Measure how many bits of text MODEL saves per unit of compute.
@@ -56,9 +59,12 @@ def command(
     between all models on the same data.
     """
     from capax import LLM
+    from capax.measuring.figures import capacity_figures
     from capax.measuring.flops import DecoderShape, exact_flops, published_flops
     from capax.measuring.information_capacity import capacity, score_texts
+    from capax.measuring.records import Record, now
 
+    folder = record_folder(record)
     texts = list(read_texts(data, fields, limit))
     llm = LLM(model, memory=memory, ctx_size=max_tokens, threads=threads)
     if mode == "paper":
@@ -71,6 +77,19 @@ def command(
         scores.append(score)
         show(len(scores), len(texts))
     report = capacity(scores, flops, bias=bias, mode=mode)
+    if folder is not None:
+        settings = {"max_tokens": max_tokens, "mode": mode, "bias": bias}
+        keep(
+            folder,
+            Record(
+                kind="capacity",
+                time=now(),
+                data=data_of(data, json.dumps(texts).encode(), len(texts)),
+                settings=settings,
+                figures=capacity_figures(report),
+                **engine_facts(llm, memory, max_tokens),
+            ),
+        )
     if as_json:
         click.echo(json.dumps({**asdict(report), "gain": report.gain}, indent=2))
         return

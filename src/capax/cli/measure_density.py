@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capax.cli.options import json_option
+from capax.cli.recording import data_of, host_facts, keep, record_folder, record_option
 
 if TYPE_CHECKING:
     from capax.measuring.densing_law import Ruler
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--draws", type=click.IntRange(0, 10_000), default=100, show_default=True,
               metavar="N", help="Rulers refitted for the intervals.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@record_option
 @json_option
 def command(
     table: Path,
@@ -51,6 +53,7 @@ def command(
     score_names: tuple[str, ...],
     draws: int,
     seed: int,
+    record: str | None,
     as_json: bool,
 ) -> None:
     """Place the models of TABLE on a ruler and fit how fast the densest of them grow.
@@ -62,7 +65,10 @@ def command(
     from capax.cli.json_files import read_json, write_json
     from capax.errors import ConfigError
     from capax.measuring import densing_law as law
+    from capax.measuring.figures import density_figures
+    from capax.measuring.records import Model, Record, now, versions
 
+    folder = record_folder(record)
     rows = read_table(table, ("model", "date"))
     ruler: Ruler | None = None
     drawn: Sequence[Ruler] = ()
@@ -88,6 +94,21 @@ def command(
         trend = law.report(law.fit_trend(days, densities, seed=seed))
     except ConfigError as e:
         reason = str(e)
+    content = json.dumps([rows, ruler and ruler.to_json()]).encode()
+    keep(
+        folder,
+        Record(
+            kind="density",
+            time=now(),
+            model=Model(name=table.name),
+            data=data_of(table, content, len(models)),
+            settings={"scores": ",".join(score_names), "chance": chance, "draws": draws},
+            seed=seed,
+            machine=host_facts(),
+            versions=versions(),
+            figures=density_figures(models, trend),
+        ),
+    )
     if as_json:
         document = {"models": models, "trend": trend, "ruler": ruler and ruler.to_json()}
         click.echo(json.dumps(document, indent=2))

@@ -12,6 +12,14 @@ import click
 
 from capax.cli.compress import progress
 from capax.cli.options import json_option, machine_options, model_argument
+from capax.cli.recording import (
+    data_of,
+    engine_facts,
+    host_facts,
+    keep,
+    record_folder,
+    record_option,
+)
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,6 +87,7 @@ class StepsType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
     help="Problems at a time.",
 )  # fmt: skip
 @machine_options
+@record_option
 @json_option
 def command(
     model: str,
@@ -96,6 +105,7 @@ def command(
     concurrency: int,
     threads: int | None,
     memory: int | None,
+    record: str | None,
     as_json: bool,
 ) -> None:
     """Measure how many steps of a given procedure MODEL follows (ProcBench).
@@ -104,20 +114,43 @@ def command(
     PA is the share of leading states that are right, SM the share of answers right throughout, FM
     that of right final states. Greedy; problems are made new by seed, with exact truth.
     """
+    from capax.measuring.figures import procbench_figures
     from capax.measuring.procbench.evaluate import Settings
     from capax.measuring.procbench.report import markdown, summarize
+    from capax.measuring.records import Model, now, versions
+    from capax.measuring.records import Record as Measurement
 
+    folder = record_folder(record)
     chosen = _problems(tasks, steps, per_cell, seed, problems, templates)
     settings = Settings(mode, max_tokens)
     if base_url is not None:
+        facts: dict[str, Any] = {
+            "model": Model(name=model),
+            "machine": host_facts(),
+            "versions": versions(),
+        }
         records = asyncio.run(
             _ask_server(base_url, api_key, model, chosen, settings, out, concurrency)
         )
     else:
-        records = asyncio.run(
+        records, facts = asyncio.run(
             _ask_engine(model, chosen, settings, out, concurrency, threads, memory)
         )
     report = summarize(records, max_tokens)
+    asked = json.dumps([[p.task.name, p.digest] for p in chosen]).encode()
+    if folder is not None:
+        keep(
+            folder,
+            Measurement(
+                kind="procbench",
+                time=now(),
+                data=data_of("procbench", asked, len(chosen)),
+                settings={"mode": mode, "max_tokens": max_tokens, "temperature": 0.0},
+                seed=seed if problems is None else None,
+                figures=procbench_figures(report),
+                **facts,
+            ),
+        )
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else markdown(report))
 
 
@@ -161,24 +194,23 @@ async def _ask_engine(
     concurrency: int,
     threads: int | None,
     memory: int | None,
-) -> list[Record]:
+) -> tuple[list[Record], dict[str, Any]]:
     from capax import LLM
     from capax.endpoints.local import LocalEndpoint
     from capax.measuring.procbench.evaluate import evaluate
 
-    llm = LLM(
-        model, threads=threads, memory=memory,
-        ctx_size=settings.max_new_tokens + CONTEXT_BEYOND_ANSWER,
-    )  # fmt: skip
+    ctx_size = settings.max_new_tokens + CONTEXT_BEYOND_ANSWER
+    llm = LLM(model, threads=threads, memory=memory, ctx_size=ctx_size)
 
     def count(text: str) -> int:
         return len(llm.tokenizer.encode(text))
 
     async with LocalEndpoint(llm) as endpoint:
-        return await evaluate(
+        records = await evaluate(
             endpoint, problems, settings, out,
             concurrency=concurrency, count_tokens=count, on_record=progress("answered", "problems"),
         )  # fmt: skip
+    return records, engine_facts(llm, memory, ctx_size)
 
 
 async def _ask_server(

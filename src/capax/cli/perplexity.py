@@ -11,6 +11,7 @@ import click
 
 from capax.cli.console import console
 from capax.cli.options import chosen_kv, json_option, machine_options, model_argument
+from capax.cli.recording import data_of, engine_facts, keep, record_folder, record_option
 
 MAX_TEXT_NBYTES = 256 << 20
 
@@ -27,6 +28,7 @@ MAX_TEXT_NBYTES = 256 << 20
 @click.option("--windows", type=click.IntRange(1), metavar="N", help="Stop after N windows.")
 @machine_options
 @click.option("--kv", metavar="METHOD", help="KV cache: f32, f16, bf16, int8, or a method.")
+@record_option
 @json_option
 def command(
     model: str,
@@ -36,6 +38,7 @@ def command(
     threads: int | None,
     memory: int | None,
     kv: str | None,
+    record: str | None,
     as_json: bool,
 ) -> None:
     """Measure the perplexity of MODEL on a text.
@@ -45,9 +48,12 @@ def command(
     window, only if the model asks for it. A rest that fills no window is left out.
     """
     from capax import LLM
+    from capax.measuring.figures import perplexity_figures
     from capax.measuring.perplexity import Tally, perplexity, windows_of
+    from capax.measuring.records import Record, now
     from capax.planning.sizes import format_duration
 
+    folder = record_folder(record)
     content = read_text(text)
     llm = LLM(model, memory=memory, ctx_size=context, threads=threads, kv=chosen_kv(kv, None, None))
     cut = windows_of(content, llm.tokenizer, context, windows)
@@ -62,6 +68,19 @@ def command(
         elif number == 1:
             rest = (len(cut) - 1) * (time.perf_counter() - started)
             console().note(f"{len(cut)} windows of {context}, about {format_duration(rest)}")
+    if folder is not None:
+        seconds = time.perf_counter() - started
+        keep(
+            folder,
+            Record(
+                kind="perplexity",
+                time=now(),
+                data=data_of(text, content.encode(), len(cut)),
+                settings={"context": context, "windows": windows},
+                figures=perplexity_figures(tally, seconds),
+                **engine_facts(llm, memory, context),
+            ),
+        )
     if as_json:
         document = {
             "perplexity": tally.perplexity,

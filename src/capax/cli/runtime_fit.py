@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from capax.cli.options import json_option
+from capax.cli.recording import data_of, keep, plain, record_folder, record_option
 
 
 @click.command("fit")
@@ -21,9 +22,15 @@ from capax.cli.options import json_option
     help="Machine was shared: minimum of each cell, no check of stability.",
 )  # fmt: skip
 @click.option("--no-kappa", is_flag=True, help="Without the term for reading the cache.")
+@record_option
 @json_option
 def command(
-    samples_file: Path, output: Path | None, denoise: bool, no_kappa: bool, as_json: bool
+    samples_file: Path,
+    output: Path | None,
+    denoise: bool,
+    no_kappa: bool,
+    record: str | None,
+    as_json: bool,
 ) -> None:
     """Fit T(p, o) to SAMPLES of 'capax measure runtime profile'.
 
@@ -33,8 +40,11 @@ def command(
     from capax.cli.json_files import read_json, write_json
     from capax.errors import ConfigError
     from capax.measuring import idealized_runtime as runtime
+    from capax.measuring.figures import runtime_figures
+    from capax.measuring.records import Model, Record, now, versions
     from capax.measuring.runtime_profile import read_samples
 
+    folder = record_folder(record)
     document = read_json(samples_file)
     samples = read_samples(document)
     name = str(document.get("model", samples_file.stem))
@@ -55,7 +65,24 @@ def command(
         "denoised": denoise,
         "profiling_s": spent,
     }
-    entry = {**model.to_helm(), "fit": figures, "about": document.get("about", {})}
+    about = document.get("about")
+    about = about if isinstance(about, dict) else {}
+    machine = {name: about.get(name) for name in ("cpu", "isa", "threads", "memory_bytes")}
+    keep(
+        folder,
+        Record(
+            kind="runtime",
+            time=now(),
+            model=Model(name=name, digest=str(about.get("digest", ""))),
+            data=data_of(samples_file, json.dumps(sorted({(s.p, s.o) for s in samples})).encode()),
+            method=plain({"kv": about.get("kv")}),
+            settings={"denoise": denoise, "kappa": not no_kappa},
+            machine=plain(machine),
+            versions=versions(),
+            figures=runtime_figures(result, spread),
+        ),
+    )
+    entry = {**model.to_helm(), "fit": figures, "about": about}
     if output is not None:
         write_json(output, {name: entry})
     if as_json:

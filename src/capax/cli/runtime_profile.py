@@ -10,6 +10,7 @@ import click
 from capax.cli.bench import NumbersType
 from capax.cli.compress import progress
 from capax.cli.options import DurationType, chosen_kv, machine_options, model_argument
+from capax.cli.recording import engine_facts, keep, record_folder, record_option
 
 
 @click.command("profile")
@@ -40,6 +41,7 @@ from capax.cli.options import DurationType, chosen_kv, machine_options, model_ar
 )  # fmt: skip
 @machine_options
 @click.option("--kv", metavar="TYPE", help="KV cache: f32, f16, bf16 or int8. Default: f16.")
+@record_option
 def command(
     model: str,
     output: Path,
@@ -51,6 +53,7 @@ def command(
     threads: int | None,
     memory: int | None,
     kv: str | None,
+    record: str | None,
 ) -> None:
     """Time queries of MODEL: a grid of prompt and output lengths, in a random order.
 
@@ -60,21 +63,42 @@ def command(
     from capax import LLM
     from capax.cli.bench import machine_json
     from capax.cli.json_files import write_json
+    from capax.measuring.figures import timing_figures
+    from capax.measuring.records import Record, now
     from capax.measuring.runtime_profile import profile, samples_document
 
+    folder = record_folder(record)
+    ctx_size = max(n_prompt, default=0) + max(n_gen, default=0) or None
     llm = LLM(
         model,
         memory=memory,
-        ctx_size=max(n_prompt, default=0) + max(n_gen, default=0) or None,
+        ctx_size=ctx_size,
         threads=threads,
         kv=chosen_kv(kv, None, None) or "f16",
     )
-    about = {**machine_json(llm), "load_average": os.getloadavg()[0], "warm_ups": 2}
+    facts = engine_facts(llm, memory, ctx_size)
+    about = {
+        **machine_json(llm),
+        "digest": facts["model"].digest,
+        "load_average": os.getloadavg()[0],
+        "warm_ups": 2,
+    }
     samples = profile(
         llm, n_prompt, n_gen,
         n_repeats=repetitions, n_rounds=rounds, pause_s=pause,
         progress=progress("timed", "queries"),
     )  # fmt: skip
     write_json(output, samples_document(samples, llm.plan.model, about))
+    keep(
+        folder,
+        Record(
+            kind="runtime samples",
+            time=now(),
+            settings={"repeats": repetitions, "rounds": rounds},
+            seed=0,
+            figures=timing_figures(samples),
+            **facts,
+        ),
+    )
     spent = sum(s.seconds for s in samples)
     click.echo(f"{output}: {len(samples):,} queries of {llm.plan.model} in {spent:.1f} s")

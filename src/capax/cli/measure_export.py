@@ -1,0 +1,41 @@
+"""`capax measure export`: records as lm-evaluation-harness writes its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from capax.cli.record_view import chosen, listed, records_option
+from capax.errors import ConfigError
+
+
+@click.command("export")
+@click.argument("wanted", metavar="[RECORD]...", nargs=-1)
+@records_option
+@click.option(
+    "--lm-eval-out", "out", required=True, type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR", help="Folder to write <model>/results_<time>.json into.",
+)  # fmt: skip
+def command(wanted: tuple[str, ...], records: Path | None, out: Path) -> None:
+    """Write RECORDs (default: the latest of each model and task) as lm-evaluation-harness does.
+
+    A run directory gets a samples_<task>_<time>.jsonl beside its results.
+    """
+    from capax.cli.run_records import is_run, samples_of_run
+    from capax.measuring.lm_eval_tables import export, model_label, task_name
+
+    if wanted:
+        picked = chosen(records, wanted)
+    else:
+        latest = {(model_label(f.record), task_name(f.record)): f.record for f in listed(records)}
+        picked = list(latest.values())
+    if not picked:
+        raise ConfigError("there are no records to export; 'capax measure --help' lists measures")
+    samples = {
+        record.id: samples_of_run(Path(name))
+        for name, record in zip(wanted, picked, strict=False)
+        if is_run(Path(name))
+    }
+    for path in export(picked, out, samples):
+        click.echo(str(path))
