@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
@@ -186,6 +187,64 @@ void kv_add_attention(const KVLayout& layout, const Pool& pool, int64_t offset, 
     add_attention(a, head, weights.data() + head * static_cast<int64_t>(weights.shape(1)));
 }
 
+// Attention over one span of keys whose pages pass by, merged into what the spans before gave.
+void kv_attend_span(const KVLayout& layout, const Pool& pool, const Ints& pages, const Floats& q, int64_t position0,
+                    float scale, int64_t window, int64_t span, const MutableFloats& state) {
+  constexpr int64_t kSpanPages = kSpanTokens / kPageTokens;
+  check(q.ndim() == 3 && q.shape(1) >= 1, "q must be [n_tokens, n_heads, k_dim]");
+  const int64_t n_tokens = static_cast<int64_t>(q.shape(0)), n_heads = static_cast<int64_t>(q.shape(1));
+  check_rows(q, n_heads, layout.k_dim, "q");
+  check(n_heads % layout.n_kv_heads == 0 && n_heads <= 65536,
+        std::to_string(n_heads) + " query heads do not divide into " + std::to_string(layout.n_kv_heads) + " KV heads");
+  check(position0 >= 0 && position0 <= kMaxPosition, "position0 " + std::to_string(position0) + " is out of range");
+  check(window >= 0 && window <= INT32_MAX, "window " + std::to_string(window) + " is not in 0..2147483647");
+  check(span >= 0 && span <= kMaxPosition / kSpanTokens, "span " + std::to_string(span) + " is out of range");
+  check(std::isfinite(scale), "scale must be finite");
+  const int64_t ld = partial_floats(layout);
+  check(state.ndim() == 3 && state.shape(0) == q.shape(0) && state.shape(1) == q.shape(1) &&
+            static_cast<int64_t>(state.shape(2)) == ld,
+        "state must be [n_tokens, n_heads, " + std::to_string(ld) + "]");
+  make_view(layout, pool, 0, pages, kSpanTokens);  // checks
+  std::vector<int32_t> table(static_cast<size_t>((span + 1) * kSpanPages));
+  std::copy_n(pages.data(), kSpanPages, table.end() - kSpanPages);
+
+  Attend a{};
+  a.view = {layout, pool.data(), static_cast<int64_t>(pool.shape(1)), table.data()};
+  a.q = q.data();
+  a.ldq = n_heads * layout.k_dim;
+  a.n_tokens = n_tokens;
+  a.position0 = position0;
+  a.n_group = static_cast<int32_t>(n_heads / layout.n_kv_heads);
+  a.window = static_cast<int32_t>(window);
+  a.scale = scale;
+  const int64_t group_floats = a.n_group * ld;
+  const Scratch scratch = scratch_of(attend_scratch_floats(layout, a.n_group, nullptr));
+  const Scratch both = scratch_of(2 * group_floats), out = scratch_of(a.n_group * layout.v_dim);
+  Attend two = a;  // merges two spans of bidirectional attention
+  two.n_keys = 2 * kSpanTokens;
+  two.window = 0;
+  two.out = out.get();
+
+  const AttentionKernels& kernel = kernels().attention;
+  NativeSection native;
+  for (int32_t head = 0; head < layout.n_kv_heads; ++head) {
+    two.out = out.get() - head * a.n_group * layout.v_dim;
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      const Range spans = visible_spans(a, position0 + t);
+      if (span < spans.begin || span >= spans.end) continue;
+      float* rows = state.data() + (t * n_heads + head * a.n_group) * ld;
+      if (span == spans.begin) {
+        kernel.attend_span(a, head, t, span, scratch.get(), rows);
+        continue;
+      }
+      std::copy_n(rows, group_floats, both.get());
+      kernel.attend_span(a, head, t, span, scratch.get(), both.get() + group_floats);
+      kernel.merge(two, head, 0, both.get(), group_floats);
+      std::copy_n(both.get(), group_floats, rows);
+    }
+  }
+}
+
 }  // namespace
 
 void bind_attention(nb::module_& m) {
@@ -221,6 +280,12 @@ void bind_attention(nb::module_& m) {
         nb::arg("weights").noconvert(),
         "weights[h, j] += the attention that q [n_tokens, n_heads, k_dim], the queries of entries entry0.., give to "
         "entry j. weights: float32 [n_kv_heads, n_entries or more], changed in place.");
+  m.def("kv_attend_span", &kv_attend_span, nb::arg("layout"), nb::arg("pool").noconvert(), nb::arg("pages"), nb::arg("q"),
+        nb::arg("position0"), nb::arg("scale"), nb::arg("window"), nb::arg("span"), nb::arg("state").noconvert(),
+        "The part of causal attention over the 512 positions of `span`, whose 8 pages of the pool `pages` names (int32). "
+        "state: float32 [n_tokens, n_heads, 16 + v_dim rounded up to 16]: m, l, 14 unused, then the weighted sum of "
+        "values; what spans before gave goes in, merged with this one it comes out. Spans must be given in order; "
+        "attention is sum / l after the last.");
 }
 
 }  // namespace capax

@@ -58,6 +58,7 @@ NB_MODULE(_native, m) {
   capax::bind_attention(m);
   capax::bind_codec(m);
   capax::bind_landmark(m);
+  capax::bind_uniform(m);
   capax::bind_weights(m);
   capax::bind_probe(m);
   capax::bind_program(m);

@@ -151,6 +151,26 @@ def kv_attend(
     tile_tokens: int = ...,
     by_span: bool = False,
 ) -> Floats: ...
+def kv_attend_span(
+    layout: KVLayout,
+    pool: Bytes,
+    pages: Ints,
+    q: Floats,
+    position0: int,
+    scale: float,
+    window: int,
+    span: int,
+    state: Floats,
+) -> None: ...
+
+# uniform.cpp
+def uniform_nbytes(
+    n_tokens: int, n_channels: int, bits: int, by_token: bool, group: int
+) -> tuple[int, int]: ...
+def uniform_encode(x: Floats, bits: int, by_token: bool, group: int, out: Bytes) -> None: ...
+def uniform_decode(
+    codes: Bytes, n_tokens: int, n_channels: int, bits: int, by_token: bool, group: int
+) -> Floats: ...
 
 # codec.cpp
 class Codec:

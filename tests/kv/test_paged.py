@@ -15,6 +15,8 @@ from tests.models import hf_model
 CONFIG = open_model(hf_model("llama")).config
 D_KV = CONFIG.n_kv_heads * CONFIG.head_dim
 
+NOTHING = np.empty(0, np.float32)
+
 
 def fill(cache: PagedKVCache, n: int, seed: int = 0) -> None:
     """Append n random tokens to every layer."""
@@ -23,7 +25,7 @@ def fill(cache: PagedKVCache, n: int, seed: int = 0) -> None:
     cache.reserve(n)
     for layer in range(CONFIG.n_layers):
         k, v = rng.standard_normal((2, n, D_KV)).astype(np.float32)
-        inputs = AttentionInput(k, v, x=lambda: np.empty(0), rotate=lambda keys, _: keys)
+        inputs = AttentionInput(k, v, lambda: NOTHING, lambda: NOTHING, lambda keys, _: keys)
         cache.append(layer, inputs, positions)
     cache.advance(n)
 

@@ -32,7 +32,8 @@ class AttentionInput:
     """What a layer hands to the cache for `t` new tokens (views valid during the call).
 
     `k`, `v`: [t, n_kv_heads * head_dim] float32, projected (bias added), keys not yet
-    normalised or rotated. `x()` computes the layer's normalised input, [t, d_model].
+    normalised or rotated. `x()` computes the layer's normalised input, [t, d_model]; `h()` is the
+    residual stream before that norm, [t, d_model].
     `rotate(k, positions)` applies the model's QK norm and rotary embedding to a copy of keys.
     `rotary`: the tables it turns them by, for caches that turn keys again later.
     """
@@ -40,6 +41,7 @@ class AttentionInput:
     k: Floats
     v: Floats
     x: Callable[[], Floats]
+    h: Callable[[], Floats]
     rotate: Callable[[Floats, Positions], Floats]
     rotary: Rotary | None = None
 

@@ -287,6 +287,7 @@ class Model:
             view(attention.k),
             view(attention.v),
             lambda: _native.rms_norm(view(attention.x), attention.norm.gain, attention.norm.eps),
+            lambda: view(attention.x),
             lambda k, at: rotate(k, attention.k_norm, at).reshape(len(k), -1),
             Rotary(*self._program.rotary),
         )
