@@ -97,6 +97,7 @@ class XQuantCaching:
         return KVFootprint(
             page=layout.page_nbytes,
             page_tokens=BLOCK_TOKENS,
+            codes=layout.code_nbytes,
             sequence=layout.window_nbytes if self.exact_window else 0,
             shared=matrices_nbytes(config, latent=layout.is_latent, deltas=self.cross_layer)
             + tiles,
