@@ -6,8 +6,8 @@ logits are compared with those of the reference, the full float32 cache of the s
     KL = mean over positions of  sum_v p(v) ln(p(v) / q(v)),   p reference, q method
 
 from the logits of the whole vocabulary, in float64. Perplexity scores each token but a chunk's
-first. Chunks are independent; intervals are of a bootstrap over them. Beside the logits of one
-step of the reference, float32 [step, vocab_size], only a few rows are in memory at a time.
+first. Chunks are independent; intervals are of a bootstrap over them. Beside what the reference
+says in one step, float64 [step, vocab_size], only a few rows are in memory at a time.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def measure_chunk(
         for begin in range(0, len(chunk), step):
             tokens = chunk[begin : begin + step]
             targets = np.array(chunk[begin + 1 : begin + 1 + len(tokens)], np.int64)
-            expected = np.empty((len(tokens), llm.config.vocab_size), np.float32)
+            expected = Expected(len(tokens), llm.config.vocab_size)
             is_last = begin + step >= len(chunk)
             for index, method in enumerate(methods):
                 for first, logits in _each_logits(contexts, index, method, tokens, is_last):
@@ -141,9 +141,10 @@ def measure_chunk(
                             f"KV method {method} gave logits that are not finite near position "
                             f"{begin + first:,}; leave it out, or give other options"
                         )
+                    x = logits.astype(np.float64)
                     if index == 0:
-                        expected[rows] = logits
-                    sums[index].add(expected[rows], logits, targets[rows], index == 0)
+                        expected.fill(rows, x)
+                    sums[index].add(expected, rows, x, targets[rows])
                     sums[index].nbytes = max(sums[index].nbytes, contexts.nbytes_of(index))
     return {m: s.result() for m, s in zip(methods, sums, strict=True)}
 
@@ -168,6 +169,36 @@ def takes_whole_blocks(method: str) -> bool:
     return getattr(kv_method(method), "exact_window", True) is False
 
 
+class Expected:
+    """What the reference predicts in a step of `n` tokens, filled some rows at a time.
+
+    Its probabilities p, [n, vocab_size] float64, are kept, so that a method costs one exponential
+    and one product for each number: KL = sum p ln p - sum p x + ln sum exp x, x its logits.
+    """
+
+    def __init__(self, n: int, vocab_size: int) -> None:
+        self._p = np.empty((n, vocab_size))
+        self._negative_entropy = np.empty(n)
+        self._likeliest = np.empty(n, np.int64)
+
+    def fill(self, rows: slice, logits: Doubles) -> None:
+        """Note the reference's logits of some rows, float64."""
+        x = logits - log_sum_exp(logits)[:, None]
+        self._p[rows] = np.exp(x)
+        self._negative_entropy[rows] = np.einsum("tv,tv->t", self._p[rows], x)
+        self._likeliest[rows] = logits.argmax(axis=1)
+
+    def kl(self, rows: slice, logits: Doubles, normaliser: Doubles) -> float:
+        """Return the divergence of a method's rows from the reference's, summed; nats."""
+        shared = np.einsum("tv,tv->t", self._p[rows], logits)
+        kl = self._negative_entropy[rows] - shared + normaliser
+        return float(np.maximum(kl, 0.0).sum())  # rounding may leave -1e-14
+
+    def n_top1(self, rows: slice, logits: Doubles) -> int:
+        """Return in how many rows a method finds the same token likeliest."""
+        return int((self._likeliest[rows] == logits.argmax(axis=1)).sum())
+
+
 @dataclass
 class _Sums:
     n_positions: int = 0
@@ -178,20 +209,16 @@ class _Sums:
     nbytes: int = 0
 
     def add(
-        self,
-        expected: Floats,
-        logits: Floats,
-        targets: npt.NDArray[np.int64],
-        is_reference: bool,
+        self, expected: Expected, rows: slice, logits: Doubles, targets: npt.NDArray[np.int64]
     ) -> None:
         """Count rows [t, vocab_size]; `targets`: the tokens that follow, perhaps one fewer."""
-        found = log_softmax(logits)
-        if not is_reference:
-            self.kl += float(kl_rows(log_softmax(expected), found).sum())
-        self.n_top1 += int((expected.argmax(axis=1) == logits.argmax(axis=1)).sum())
-        self.nll -= float(found[np.arange(len(targets)), targets].sum())
+        normaliser = log_sum_exp(logits)
+        n = len(targets)
+        self.kl += expected.kl(rows, logits, normaliser)
+        self.n_top1 += expected.n_top1(rows, logits)
+        self.nll += float((normaliser[:n] - logits[np.arange(n), targets]).sum())
         self.n_positions += len(logits)
-        self.n_scored += len(targets)
+        self.n_scored += n
 
     def result(self) -> ChunkQuality:
         return ChunkQuality(
@@ -199,18 +226,11 @@ class _Sums:
         )
 
 
-def log_softmax(logits: npt.NDArray[np.floating[Any]]) -> Doubles:
-    """Return natural log-probabilities of rows of logits, in float64."""
-    x = logits.astype(np.float64)
-    x -= x.max(axis=1, keepdims=True)
-    x -= np.log(np.exp(x).sum(axis=1, keepdims=True))
-    return x
-
-
-def kl_rows(p: Doubles, q: Doubles) -> Doubles:
-    """Return KL(p || q) of each row in nats; p, q: log-probabilities [t, n]."""
-    kl: Doubles = np.einsum("tv,tv->t", np.exp(p), p - q)
-    return np.maximum(kl, 0.0)  # rounding may leave -1e-17
+def log_sum_exp(x: Doubles) -> Doubles:
+    """Return ln sum exp of each row."""
+    most = x.max(axis=1)
+    total: Doubles = most + np.log(np.exp(x - most[:, None]).sum(axis=1))
+    return total
 
 
 def bytes_per_token(config: ModelConfig, method: str, n_tokens: int) -> dict[str, float]:

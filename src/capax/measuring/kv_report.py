@@ -11,7 +11,7 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from capax.engine.llm import LLM
@@ -19,7 +19,7 @@ from capax.engine.method_contexts import MethodContexts
 from capax.errors import CapacityError, CapaxError, ConfigError
 from capax.files.config import ModelConfig
 from capax.files.digest import weights_digest
-from capax.kv import kv_method, kv_name
+from capax.kv import kv_method, kv_name, parse_kv
 from capax.measuring import needles
 from capax.measuring.cells import Cells, Key, Value
 from capax.measuring.kv_quality import (
@@ -163,10 +163,12 @@ def control_of(config: ModelConfig, method: str) -> str | None:
     """Return what a method must beat to be worth it: the plainest one with as much memory.
 
     Random eviction for caches that evict; uniform codes per token, at the bits nearest to its own,
-    for caches that quantise; None for others.
+    for caches that quantise; blocks chosen blindly for landmarks; None for others.
     """
     name = method.partition(":")[0]
     options: Any = kv_method(method)
+    if name == "landmark" and options.index != "random":
+        return str(replace(parse_kv(method), options=replace(options, index="random")))
     if name in _EVICTING:
         buffer = getattr(options, "buffer", None)
         return kv_name(
