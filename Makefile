@@ -63,6 +63,7 @@ bench: $(DEV_VENV)/.bench ## measure against the peers; writes JSON, pictures an
 	$(DEV)/capax pull $(MODEL)
 	$(DEV)/python -m benchmarks.run --model $(MODEL) --out $(RESULTS) $(if $(TEXT),--text $(TEXT))
 	$(DEV)/python -m benchmarks.batch --model $(MODEL) --out $(RESULTS)
+	$(DEV)/python -m benchmarks.scoring --model $(MODEL) --out $(RESULTS)
 	$(DEV)/python -m benchmarks.serving --model $(MODEL) --out $(RESULTS)
 	$(MAKE) bench-report
 

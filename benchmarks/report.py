@@ -1,4 +1,4 @@
-"""Turn `engine.json` and `serving.json` into the README's tables and pictures.
+"""Turn `engine.json`, `scoring.json` and `serving.json` into the README's tables and pictures.
 
     python -m benchmarks.report --page README.md benchmarks/results/engine.png
 
@@ -60,6 +60,12 @@ def prefill_rows(experiment: dict[str, Any]) -> Iterator[Row]:
     yield speed_row(what, experiment, "llama_cpp_q4_1", 8.0)
     yield speed_row(what, experiment, "llama_cpp_q4_0", 4.0)
     yield speed_row(what, experiment, "ctranslate2_int8", 1.7)
+
+
+def scoring_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Log-probabilities of given text; the peer computes the logits of all positions."""
+    what = f"log-probabilities of a text of {experiment['n_tokens']:,} tokens"
+    yield speed_row(what, experiment, "llama_cpp_q4_1", 8.0)
 
 
 def decode_rows(experiment: dict[str, Any]) -> Iterator[Row]:
@@ -141,6 +147,7 @@ ROWS: Makers = {
     "decode": decode_rows,
     "prefill": prefill_rows,
     "decode_deep": decode_deep_rows,
+    "scoring": scoring_rows,
     "roofline": roofline_rows,
     "process": process_rows,
     "memory": memory_rows,
@@ -264,6 +271,15 @@ def renew_serving(results: Path, pages: list[tuple[Path, Path]]) -> None:
         page.write_text(insert(before, shown, serving_report.MARKERS), encoding="utf-8")
 
 
+def engine_experiments(results: Path) -> dict[str, Any]:
+    """Return the engine's experiments, with those of scoring if they were measured."""
+    experiments: dict[str, Any] = {}
+    for name in ("engine.json", "scoring.json"):
+        if name == "engine.json" or (results / name).exists():
+            experiments |= json.loads((results / name).read_text())["experiments"]
+    return experiments
+
+
 def main() -> int:
     """Draw the pictures and renew the tables of the pages named."""
     parser = argparse.ArgumentParser(description="table and picture of the measured results")
@@ -279,7 +295,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     renew_serving(options.results, options.page)
-    experiments = json.loads((options.results / "engine.json").read_text())["experiments"]
+    experiments = engine_experiments(options.results)
     text = table(experiments)
     draw(experiments, options.results / "engine.png")
     for page, picture in options.page:

@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers.base import Batching, Peer, Probing, Serving, peak_rss_bytes
+from benchmarks.peers.base import Batching, Peer, Probing, Scoring, Serving, peak_rss_bytes
 
 ENGINES = ("capax", "capax_runner", "llama_cpp", "ctranslate2_int8")
 
@@ -91,6 +91,9 @@ def main() -> int:
             answer = {"seconds": generate(peer, request)}
         elif request["do"] == "clients" and isinstance(peer, Serving):
             answer = {**peer.clients(request["requests"], request["concurrency"])}
+        elif request["do"] == "score" and isinstance(peer, Scoring):
+            seconds, mean = peer.score(request["n_tokens"])
+            answer = {"seconds": seconds, "mean_logprob": mean}
         elif request["do"] == "probe":
             answer = {**peer.probe(request["nbytes"])} if isinstance(peer, Probing) else {}
         else:

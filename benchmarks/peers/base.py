@@ -55,6 +55,15 @@ class Batching(Protocol):
 
 
 @runtime_checkable
+class Scoring(Protocol):
+    """An engine that gives the log-probabilities of a given text."""
+
+    def score(self, n_tokens: int) -> tuple[float, float]:
+        """Return the seconds for all log-probabilities of `n_tokens`, and their mean."""
+        ...
+
+
+@runtime_checkable
 class Probing(Protocol):
     """An engine that can also measure what the machine reaches."""
 

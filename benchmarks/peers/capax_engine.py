@@ -42,6 +42,15 @@ class Capax:
         """Return the seconds for `n_tokens` steps that each decode one token of every sequence."""
         return self._llm.bench_batch(n_sequences, n_tokens, depth)
 
+    def score(self, n_tokens: int) -> tuple[float, float]:
+        """Return the seconds for all log-probabilities of the fixed prompt, and their mean."""
+        ids = prompt_ids(n_tokens)
+        started = time.perf_counter()
+        logprobs = self._llm.score(ids).logprobs
+        seconds = time.perf_counter() - started
+        known = [x for x in logprobs if x is not None]
+        return seconds, sum(known) / len(known)
+
     def generate(self, n_prompts: int, n_choices: int, prompt: int, n_tokens: int) -> float:
         """Return the seconds in which the whole engine answers prompts of `prompt` tokens.
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import llama_cpp as api
+import numpy as np
 
 from benchmarks.peers.base import batch_ids, prompt_ids
 
@@ -118,6 +119,30 @@ class LlamaCpp:
             api.llama_batch_free(batch)
             self._depth = -1  # what the cache holds is no prompt of the other measurements
 
+    def score(self, n_tokens: int) -> tuple[float, float]:
+        """Return the seconds for all log-probabilities of the fixed prompt, and their mean."""
+        ids = prompt_ids(n_tokens)
+        api.llama_memory_clear(self._memory, True)
+        vocab_size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))
+        batch = api.llama_batch_init(512, 0, 1)
+        found: list[np.ndarray] = []
+        try:
+            started = time.perf_counter()
+            for begin in range(0, n_tokens, 512):
+                chunk = ids[begin : begin + 512]
+                entries = [(token, begin + i, 0) for i, token in enumerate(chunk)]
+                self._decode(batch, entries, logits=True)
+                rows = np.ctypeslib.as_array(
+                    api.llama_get_logits(self._context), (len(chunk), vocab_size)
+                )
+                targets = ids[begin + 1 : begin + 1 + len(chunk)]
+                found.append(logprobs(rows[: len(targets)], np.array(targets)))
+            seconds = time.perf_counter() - started
+        finally:
+            api.llama_batch_free(batch)
+            self._depth = -1  # what the cache holds is no prompt of the other measurements
+        return seconds, float(np.concatenate(found).mean())
+
     def _decode(
         self, batch: api.llama_batch, entries: list[tuple[int, int, int]], *, logits: bool
     ) -> None:
@@ -136,6 +161,18 @@ class LlamaCpp:
     def version(self) -> str:
         """Return the version of the package with the settings that matter."""
         return f"llama-cpp-python {api.__version__}, {self._settings}"
+
+
+def logprobs(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return the log-probability of each row's target, few rows at a time: they stay in cache."""
+    out = np.empty(len(targets), np.float32)
+    for begin in range(0, len(targets), 16):
+        rows = logits[begin : begin + 16]
+        most = rows.max(1, keepdims=True)
+        total = np.log(np.exp(rows - most).sum(1)) + most[:, 0]
+        mine = targets[begin : begin + 16]
+        out[begin : begin + 16] = rows[np.arange(len(rows)), mine] - total
+    return out
 
 
 def requantize(source: Path, target: Path, ftype: str = "q4_0") -> None:

@@ -5,7 +5,8 @@
 //
 //   page of a layer = n_kv_heads x head, each head:
 //   | K: [k_dim][64 keys] | V: [64 keys][v_stride] |  int8 only: K scales f32 [64] | V scales f32 [64] |
-//   v_stride = v_dim rounded up to 16; int8: key = scale * int8, one scale per (token, head)
+//   v_stride = v_dim rounded up to 16; int8: key = scale * (byte - 128), one scale per (token, head),
+//   four channels of a key and four keys of a value side by side as in attention/bytes.h
 //
 //   page p of layer l = pool + page_table[p] * page_stride + l * layer_page_nbytes(layout)
 //
@@ -15,6 +16,9 @@
 //   m = max s_j;  p_j = exp(s_j - m);  l = sum p_j: key j in lane j % 16 of accumulator (j / 16) % 4
 //   acc_d = fma over j in order of p_j [* value scale] * v_jd
 // Of a coded cache the first pages are decoded by its codec, once for a tile, and then go the same way.
+// An int8 cache is multiplied in integers: q, and p_j * value scale of each page, are rounded to 16 bits
+// with a scale of their own, sums of products are exact, and one float product follows per chunk of 64
+// channels (keys) or page (values).
 // A key that is not visible contributes exactly nothing. Spans with a visible key are merged in
 // ascending order by one formula, and the result is divided by l once at the end. So a row's bits are
 // a function of its q and of the keys it sees, not of the tile, the chunk, the batch or the threads.
@@ -45,7 +49,8 @@ static inline int64_t kv_element_nbytes(KVType type) {
 }
 static inline int64_t kv_v_stride(const KVLayout& layout) { return (static_cast<int64_t>(layout.v_dim) + 15) / 16 * 16; }
 static inline int64_t kv_k_nbytes(const KVLayout& layout) {
-  return kPageTokens * layout.k_dim * kv_element_nbytes(layout.type);
+  const int64_t k_dim = layout.type == KVType::int8 ? (layout.k_dim + 3) / 4 * 4 : layout.k_dim;
+  return kPageTokens * k_dim * kv_element_nbytes(layout.type);
 }
 static inline int64_t kv_v_nbytes(const KVLayout& layout) {
   return kPageTokens * kv_v_stride(layout) * kv_element_nbytes(layout.type);

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "attention/attention.h"
+#include "attention/bytes.h"
 #include "isa/isa.h"
 #include "norms/exp.h"
 
@@ -30,16 +31,17 @@ struct Bf16Cache {
 };
 template <class Isa>
 struct I8Cache {
-  using T = int8_t;
+  using T = uint8_t;
   static constexpr bool scaled = true;
-  static inline typename Isa::F load(const T* p) { return Isa::load_i8(p); }
 };
 
 // ---- append -----------------------------------------------------------------------------------
 
 // Quantise n values to int8 with one scale, scale = max|x| / 127. A row with a non-finite value gets
 // a NaN scale: it must not come back as an innocent number.
-static inline float quantise_i8(const float* x, int64_t n, int8_t* out, int64_t stride) {
+// Four neighbours lie side by side, the next four `quad` bytes on: value i goes to
+// out[i / 4 * quad + i % 4] if `quad` is not 0, else to out[i * 4].
+static inline float quantise_i8(const float* x, int64_t n, uint8_t* out, int64_t quad) {
   float top = 0.0f, poison = 0.0f;
   for (int64_t i = 0; i < n; ++i) {
     const float a = fabsf(x[i]);
@@ -50,7 +52,7 @@ static inline float quantise_i8(const float* x, int64_t n, int8_t* out, int64_t 
   for (int64_t i = 0; i < n; ++i) {
     float scaled = nearbyintf(x[i] * inverse);
     scaled = scaled > 127.0f ? 127.0f : scaled >= -127.0f ? scaled : -127.0f;
-    out[i * stride] = static_cast<int8_t>(scaled);
+    out[quad ? i / 4 * quad + i % 4 : i * 4] = static_cast<uint8_t>(static_cast<int>(scaled) + 128);
   }
   return top / 127.0f + poison;
 }
@@ -94,8 +96,8 @@ static void append_kv(const capax::KVView& view, const float* k, int64_t ldk, co
           break;
         }
         case KVType::int8:
-          at.k_scale[slot] = quantise_i8(key, k_dim, reinterpret_cast<int8_t*>(at.k) + slot, kPageTokens);
-          at.v_scale[slot] = quantise_i8(value, v_dim, reinterpret_cast<int8_t*>(at.v) + slot * v_stride, 1);
+          at.k_scale[slot] = quantise_i8(key, k_dim, at.k + slot * 4, kPageTokens * 4);
+          at.v_scale[slot] = quantise_i8(value, v_dim, at.v + slot / 4 * v_stride * 4 + slot % 4, 0);
           break;
       }
     }
@@ -208,6 +210,127 @@ static void value_page(const float* p, int64_t ldp, const typename Cache::T* v, 
     value_strips<Isa, Cache, NR, false>(p, ldp, v, v_stride, n_keys, out, ldo, nullptr);
 }
 
+// ---- the two products of an int8 cache ----------------------------------------------------------
+
+// Scores of NR rows against 16 NV keys: per chunk of 64 channels one exact sum.
+template <class Isa, int NR, int NV, bool Ahead>
+static inline void score_bytes_tile(const ShortRow* rows, const uint8_t* k, int64_t n_numbers, const float* k_scale,
+                                    float* s, int64_t lds, const uint8_t* ahead) {
+  using F = typename Isa::F;
+  F total[NR][NV];
+  for (int64_t first = 0; first < n_numbers; first += kShortChunk) {
+    typename Isa::I sums[NR][NV];
+    const int64_t last = first + kShortChunk < n_numbers ? first + kShortChunk : n_numbers;
+    ShortDot<Isa>::template sums<NR, NV, Ahead>(rows, k, capax::kPageTokens * 4, first, last, sums, ahead);
+    for (int r = 0; r < NR; ++r) {
+      const auto offset = Isa::iset1(-128 * rows[r].sums[first / kShortChunk]);  // bytes are codes plus 128
+      for (int i = 0; i < NV; ++i) {
+        const F part = Isa::from_i32(Isa::iadd(sums[r][i], offset));
+        total[r][i] = first == 0 ? part : Isa::add(total[r][i], part);
+      }
+    }
+  }
+  for (int r = 0; r < NR; ++r)
+    for (int i = 0; i < NV; ++i)
+      Isa::store(s + r * lds + 16 * i,
+                 Isa::mul(Isa::mul(total[r][i], Isa::set1(*rows[r].scale)), Isa::load(k_scale + 16 * i)));
+}
+// Weighted values of NR rows, 16 NV channels.
+template <class Isa, int NR, int NV, bool Ahead>
+static inline void value_bytes_tile(const ShortRow* rows, const uint8_t* v, int64_t v_stride, float* out, int64_t ldo,
+                                    const uint8_t* ahead) {
+  typename Isa::I sums[NR][NV];
+  ShortDot<Isa>::template sums<NR, NV, Ahead>(rows, v, v_stride * 4, 0, capax::kPageTokens, sums, ahead);
+  for (int r = 0; r < NR; ++r) {
+    const auto offset = Isa::iset1(-128 * rows[r].sums[0]);
+    const auto scale = Isa::set1(*rows[r].scale);
+    for (int i = 0; i < NV; ++i) {
+      float* to = out + r * ldo + 16 * i;
+      Isa::store(to, Isa::fma(scale, Isa::from_i32(Isa::iadd(sums[r][i], offset)), Isa::load(to)));
+    }
+  }
+}
+
+// Two accumulators per row and vector of keys: 24 of 32 registers.
+template <class Isa, int NR>
+constexpr int byte_vectors() {
+  return tile_vectors<Isa>() == 1 ? 1 : NR <= 3 ? 4 : 2;
+}
+template <class Isa, int NR>
+static void score_bytes(const ShortRow* rows, const uint8_t* k, int64_t n_numbers, const float* k_scale, float* s,
+                        int64_t lds, const uint8_t* ahead) {
+  constexpr int NV = byte_vectors<Isa, NR>();
+  for (int i = 0; i < capax::kPageTokens; i += 16 * NV) {
+    if (ahead)
+      score_bytes_tile<Isa, NR, NV, true>(rows, k + 4 * i, n_numbers, k_scale + i, s + i, lds, ahead + 4 * i);
+    else
+      score_bytes_tile<Isa, NR, NV, false>(rows, k + 4 * i, n_numbers, k_scale + i, s + i, lds, nullptr);
+  }
+}
+template <class Isa, int NR, bool Ahead>
+static inline void value_bytes_strips(const ShortRow* rows, const uint8_t* v, int64_t v_stride, float* out, int64_t ldo,
+                                      const uint8_t* ahead) {
+  constexpr int NV = byte_vectors<Isa, NR>();
+  int64_t d = 0;
+  for (; d + 16 * NV <= v_stride; d += 16 * NV)
+    value_bytes_tile<Isa, NR, NV, Ahead>(rows, v + 4 * d, v_stride, out + d, ldo, Ahead ? ahead + 4 * d : nullptr);
+  if constexpr (NV > 1)
+    for (; d < v_stride; d += 16)
+      value_bytes_tile<Isa, NR, 1, Ahead>(rows, v + 4 * d, v_stride, out + d, ldo, Ahead ? ahead + 4 * d : nullptr);
+}
+// memory: short_row_floats(64) floats for each row. p: weights of the page's 64 keys, of which those
+// outside [begin, end) count nothing.
+template <class Isa, int NR>
+static void value_bytes(const float* p, int64_t ldp, int64_t begin, int64_t end, const uint8_t* v, int64_t v_stride,
+                        const float* v_scale, float* memory, float* out, int64_t ldo, const uint8_t* ahead) {
+  ShortRow rows[NR];
+  for (int r = 0; r < NR; ++r) {
+    float weights[capax::kPageTokens];
+    if (begin == 0 && end == capax::kPageTokens) {
+      for (int64_t j = 0; j < capax::kPageTokens; j += 16)
+        Isa::store(weights + j, Isa::mul(Isa::load(p + r * ldp + j), Isa::load(v_scale + j)));
+    } else {
+      for (int64_t j = 0; j < capax::kPageTokens; ++j)
+        weights[j] = j >= begin && j < end ? p[r * ldp + j] * v_scale[j] : 0.0f;
+    }
+    rows[r] = short_row_at(memory + r * short_row_floats(capax::kPageTokens), capax::kPageTokens);
+    to_short_row<Isa>(weights, capax::kPageTokens, capax::kPageTokens, rows[r]);
+  }
+  if (ahead)
+    value_bytes_strips<Isa, NR, true>(rows, v, v_stride, out, ldo, ahead);
+  else
+    value_bytes_strips<Isa, NR, false>(rows, v, v_stride, out, ldo, nullptr);
+}
+
+// Queries of a tile as short rows, in memory for `room` floats: of all rows at once if they fit, else
+// of those asked for.
+template <class Isa>
+struct ShortQueries {
+  float* memory;
+  int64_t room, k_dim;
+  int64_t n_ready = 0;
+
+  int64_t n_numbers() const { return (k_dim + 3) / 4 * 4; }
+  ShortRow at(int64_t row) const { return short_row_at(memory + row * short_row_floats(n_numbers()), n_numbers()); }
+  template <class Query>
+  void prepare(int64_t n_rows, const Query& query) {
+    if (n_rows * short_row_floats(n_numbers()) > room) return;
+    for (; n_ready < n_rows; ++n_ready) to_short_row<Isa>(query(n_ready), k_dim, n_numbers(), at(n_ready));
+  }
+  // Rows [first, first + n), n at most kTileRows.
+  template <class Query>
+  void rows(int64_t first, int64_t n, const Query& query, ShortRow* out) const {
+    for (int64_t r = 0; r < n; ++r) {
+      if (n_ready > 0) {
+        out[r] = at(first + r);
+      } else {
+        out[r] = at(r);
+        to_short_row<Isa>(query(first + r), k_dim, n_numbers(), out[r]);
+      }
+    }
+  }
+};
+
 #define CAPAX_BY_ROWS(n, call)             \
   switch (n) {                             \
     case 1: { constexpr int NR = 1; call; break; } \
@@ -285,12 +408,6 @@ static inline void weigh_row(float* s, capax::Range keys, capax::Range tile_keys
   *l = Isa::hsum(Isa::add(Isa::add(acc[0], acc[1]), Isa::add(acc[2], acc[3])));
 }
 
-template <class Isa>
-static inline void scale_row(float* x, const float* scales) {
-  for (int64_t j = 0; j < capax::kPageTokens; j += 16)
-    Isa::store(x + j, Isa::mul(Isa::load(x + j), Isa::load(scales + j)));
-}
-
 // Keys or values of a page as float32, so that a tile of many rows converts once.
 template <class Isa, class Cache>
 static inline void convert(const typename Cache::T* from, int64_t n, float* to) {
@@ -358,7 +475,10 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
   const Range tile_keys = keys_of_rows(a, tile, 0, tile.n_rows - 1, span);
   const int64_t first_page = span * (kSpanTokens / kPageTokens);
   const int64_t page_begin = tile_keys.begin / kPageTokens, page_end = (tile_keys.end + kPageTokens - 1) / kPageTokens;
-  const bool converts = sizeof(typename Cache::T) < 4 && tile.n_rows > tile.block;
+  const bool converts = !Cache::scaled && sizeof(typename Cache::T) < 4 && tile.n_rows > tile.block;
+  const auto query = [&](int64_t row) { return row_query(a, tile, kv_head, row); };
+  ShortQueries<Isa> queries{tile.k_page, kPageTokens * k_dim, k_dim};
+  if constexpr (Cache::scaled) queries.prepare(tile.n_rows, query);
 
   // A tile of few rows reads every byte once, the keys of all pages and then their values, and asks for
   // the page that comes next. One core, 94 MB of f16 cache (4096 tokens, 30 layers of 3 x 64): 16 GB/s
@@ -374,6 +494,7 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
       return nullptr;
     }
     const KVHead at = kv_head_at(a.view, page, kv_head);
+    if constexpr (Cache::scaled) fetch_ahead<kPageTokens * sizeof(float)>(later < n_pages ? at.k_scale : at.v_scale);
     return reinterpret_cast<const typename Cache::T*>(later < n_pages ? at.k : at.v);
   };
 
@@ -390,24 +511,29 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
       a.codes.codec->decode_keys(codes.block, codes.part, tile.k_page, tile.of_codec);
     } else {
       at = kv_head_at(a.view, first_page + page, kv_head);
-      if (converts)
-        convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.k), k_dim * kPageTokens, tile.k_page);
+      if constexpr (!Cache::scaled)
+        if (converts)
+          convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.k), k_dim * kPageTokens, tile.k_page);
     }
     for (int64_t row = 0; row < tile.n_rows; row += tile.block) {
       const int64_t n = least(tile.block, tile.n_rows - row);
       const Range keys = keys_of_rows(a, tile, row, row + n - 1, span);
       if (keys.end <= page * kPageTokens || keys.begin >= (page + 1) * kPageTokens) continue;
-      const float* rows[kTileRows];
-      for (int64_t r = 0; r < n; ++r) rows[r] = row_query(a, tile, kv_head, row + r);
       float* s = tile.scores + row * kSpanTokens + page * kPageTokens;
-      if (by_copy) {
-        CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, tile.k_page, k_dim, s, kSpanTokens, nullptr)))
+      if constexpr (Cache::scaled) {  // never beside codes
+        ShortRow rows[kTileRows];
+        queries.rows(row, n, query, rows);
+        CAPAX_BY_ROWS(n, (score_bytes<Isa, NR>(rows, at.k, queries.n_numbers(), at.k_scale, s, kSpanTokens, ahead)))
       } else {
-        const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
-        CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens, ahead)))
+        const float* rows[kTileRows];
+        for (int64_t r = 0; r < n; ++r) rows[r] = query(row + r);
+        if (by_copy) {
+          CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, tile.k_page, k_dim, s, kSpanTokens, nullptr)))
+        } else {
+          const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
+          CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens, ahead)))
+        }
       }
-      if (Cache::scaled && !coded)
-        for (int64_t r = 0; r < n; ++r) scale_row<Isa>(s + r * kSpanTokens, at.k_scale);
     }
   }
 
@@ -436,8 +562,9 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
       a.codes.codec->decode_values(codes.block, codes.part, tile.v_page, tile.of_codec);
     } else {
       at = kv_head_at(a.view, first_page + page, kv_head);
-      if (converts)
-        convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.v), v_stride * kPageTokens, tile.v_page);
+      if constexpr (!Cache::scaled)
+        if (converts)
+          convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.v), v_stride * kPageTokens, tile.v_page);
     }
     for (int64_t row = 0; row < tile.n_rows; row += tile.block) {
       const int64_t n = least(tile.block, tile.n_rows - row);
@@ -445,10 +572,11 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
       const int64_t begin = most(keys.begin - page * kPageTokens, 0), end = least(keys.end - page * kPageTokens, kPageTokens);
       if (end <= begin) continue;
       float* p = tile.scores + row * kSpanTokens + page * kPageTokens;
-      if (Cache::scaled && !coded)
-        for (int64_t r = 0; r < n; ++r) scale_row<Isa>(p + r * kSpanTokens, at.v_scale);
       float* out = partial + row * ld_partial + 16;
-      if (by_copy) {
+      if constexpr (Cache::scaled) {
+        CAPAX_BY_ROWS(n, (value_bytes<Isa, NR>(p, kSpanTokens, begin, end, at.v, v_stride, at.v_scale, tile.v_page, out,
+                                               ld_partial, ahead)))
+      } else if (by_copy) {
         CAPAX_BY_ROWS(n, (value_page<Isa, F32Cache<Isa>, NR>(p + begin, kSpanTokens, tile.v_page + begin * v_stride,
                                                              v_stride, end - begin, out, ld_partial, nullptr)))
       } else {
@@ -484,10 +612,10 @@ static void shared_span(const capax::Attend* members, int64_t n_members, int32_t
   const int64_t block = (n_rows + n_blocks - 1) / n_blocks;
   const int64_t first_page = span * (kSpanTokens / kPageTokens);
   const int64_t shared_end = least(most(n_shared_pages - first_page, 0), kSpanTokens / kPageTokens);
-  const bool by_copy = sizeof(typename Cache::T) < 4 && n_rows > block;
+  const bool by_copy = !Cache::scaled && sizeof(typename Cache::T) < 4 && n_rows > block;
   float* scores = scratch;                          // [n_rows][kSpanTokens]
   float* sums = scores + n_rows * kSpanTokens;      // [n_rows][v_stride]
-  float* converted = sums + n_rows * v_stride;      // a page's keys or values as float32
+  float* converted = sums + n_rows * v_stride;      // a page's keys or values as float32, or short rows
 
   const auto row_of = [&](int64_t row) {
     const Attend& a = members[row / n_group];
@@ -496,26 +624,33 @@ static void shared_span(const capax::Attend* members, int64_t n_members, int32_t
   const auto head_at = [&](int64_t member, int64_t page) {
     return kv_head_at(members[member].view, first_page + page, kv_head);
   };
+  ShortQueries<Isa> queries{converted, kPageTokens * k_dim, k_dim};
+  if constexpr (Cache::scaled) queries.prepare(n_rows, row_of);
   // Rows [first, first + n), n <= kTileRows, over the keys of one page.
   const auto score = [&](int64_t first, int64_t n, int64_t page, const KVHead& at, const float* copy) {
-    const float* rows[kTileRows];
-    for (int64_t r = 0; r < n; ++r) rows[r] = row_of(first + r);
     float* s = scores + first * kSpanTokens + page * kPageTokens;
-    if (copy) {
-      CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, copy, k_dim, s, kSpanTokens, nullptr)))
+    if constexpr (Cache::scaled) {
+      ShortRow rows[kTileRows];
+      queries.rows(first, n, row_of, rows);
+      CAPAX_BY_ROWS(n, (score_bytes<Isa, NR>(rows, at.k, queries.n_numbers(), at.k_scale, s, kSpanTokens, nullptr)))
     } else {
-      const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
-      CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens, nullptr)))
+      const float* rows[kTileRows];
+      for (int64_t r = 0; r < n; ++r) rows[r] = row_of(first + r);
+      if (copy) {
+        CAPAX_BY_ROWS(n, (score_page<Isa, F32Cache<Isa>, NR>(rows, copy, k_dim, s, kSpanTokens, nullptr)))
+      } else {
+        const auto* k = reinterpret_cast<const typename Cache::T*>(at.k);
+        CAPAX_BY_ROWS(n, (score_page<Isa, Cache, NR>(rows, k, k_dim, s, kSpanTokens, nullptr)))
+      }
     }
-    if constexpr (Cache::scaled)
-      for (int64_t r = 0; r < n; ++r) scale_row<Isa>(s + r * kSpanTokens, at.k_scale);
   };
   const auto add_values = [&](int64_t first, int64_t n, int64_t page, int64_t n_keys, const KVHead& at, const float* copy) {
     float* p = scores + first * kSpanTokens + page * kPageTokens;
-    if constexpr (Cache::scaled)
-      for (int64_t r = 0; r < n; ++r) scale_row<Isa>(p + r * kSpanTokens, at.v_scale);
     float* out = sums + first * v_stride;
-    if (copy) {
+    if constexpr (Cache::scaled) {
+      CAPAX_BY_ROWS(n, (value_bytes<Isa, NR>(p, kSpanTokens, 0, n_keys, at.v, v_stride, at.v_scale,
+                                             converted + kPageTokens * k_dim, out, v_stride, nullptr)))
+    } else if (copy) {
       CAPAX_BY_ROWS(n, (value_page<Isa, F32Cache<Isa>, NR>(p, kSpanTokens, copy, v_stride, n_keys, out, v_stride, nullptr)))
     } else {
       const auto* v = reinterpret_cast<const typename Cache::T*>(at.v);
@@ -526,7 +661,9 @@ static void shared_span(const capax::Attend* members, int64_t n_members, int32_t
 
   for (int64_t page = 0; page < shared_end; ++page) {
     const KVHead at = head_at(0, page);
-    if (by_copy) convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.k), k_dim * kPageTokens, converted);
+    if constexpr (!Cache::scaled)
+      if (by_copy)
+        convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.k), k_dim * kPageTokens, converted);
     for (int64_t row = 0; row < n_rows; row += block)
       score(row, least(block, n_rows - row), page, at, by_copy ? converted : nullptr);
   }
@@ -545,7 +682,9 @@ static void shared_span(const capax::Attend* members, int64_t n_members, int32_t
 
   for (int64_t page = 0; page < shared_end; ++page) {
     const KVHead at = head_at(0, page);
-    if (by_copy) convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.v), v_stride * kPageTokens, converted);
+    if constexpr (!Cache::scaled)
+      if (by_copy)
+        convert<Isa, Cache>(reinterpret_cast<const typename Cache::T*>(at.v), v_stride * kPageTokens, converted);
     for (int64_t row = 0; row < n_rows; row += block)
       add_values(row, least(block, n_rows - row), page, kPageTokens, at, by_copy ? converted : nullptr);
   }

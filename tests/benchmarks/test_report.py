@@ -105,3 +105,14 @@ def test_pages_get_a_picture_that_they_can_find(
     assert "(images/engine.png)" in page.read_text()
     assert picture.exists()
     assert (tmp_path / "engine.png").exists()
+
+
+def test_scoring_joins_the_engines_table(tmp_path: Path) -> None:
+    engines = {"capax": rate(2700.0), "llama_cpp_q4_1": rate(300.0)}
+    scoring = ABOUT | {"n_tokens": 1024, "engines": engines}
+    for name, found in (("engine", experiments()), ("scoring", {"scoring": scoring})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"experiments": found}))
+    rows = [line for line in report.table(report.engine_experiments(tmp_path)).splitlines()
+            if "log-probabilities of a text of 1,024 tokens" in line]  # fmt: skip
+    assert len(rows) == 1
+    assert "**9.00 ×** | ≥ 8.0 × | reached" in rows[0]

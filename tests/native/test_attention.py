@@ -12,6 +12,8 @@ from capax import _native
 # max |out - float64| / max |v|, where the reference reads the cache as it was rounded.
 # Measured when written (2026-11-22): at most 1.0e-6 with every element type.
 TOLERANCE = 2e-5
+# Queries and weights of an int8 cache are rounded to 16 bits; 5.6e-5 measured when written.
+INT8_TOLERANCE = 1.5e-4
 TYPES = ["f32", "f16", "bf16", "int8"]
 
 
@@ -117,7 +119,8 @@ def error(got: np.ndarray, problem: Problem, kind: str, **options: int | bool) -
 def test_attention_matches_float64(isa: str, kind: str, window: int) -> None:
     problem = make_problem(150, 2, 3, 64, 64)
     got = filled(problem, kind).attend(problem.q, 0, problem.scale, window=window)
-    assert error(got, problem, kind, window=window) <= TOLERANCE
+    tolerance = INT8_TOLERANCE if kind == "int8" else TOLERANCE
+    assert error(got, problem, kind, window=window) <= tolerance
 
 
 @pytest.mark.parametrize("window", [0, 700])
@@ -142,7 +145,7 @@ def test_every_group_size_matches_float64(n_group: int) -> None:
 def test_every_head_dimension_matches_float64(kind: str, k_dim: int, v_dim: int) -> None:
     problem = make_problem(90, 2, 2, k_dim, v_dim)
     got = filled(problem, kind).attend(problem.q, 0, problem.scale)
-    assert error(got, problem, kind) <= TOLERANCE
+    assert error(got, problem, kind) <= (INT8_TOLERANCE if kind == "int8" else TOLERANCE)
 
 
 @pytest.mark.parametrize("window", [0, 50])
