@@ -110,3 +110,16 @@ def test_no_run(tmp_path: Path) -> None:
     result = capax(tmp_path, "scale", "coverage", str(tmp_path))
     assert result.returncode == 1
     assert f"is {tmp_path} a run?" in result.stderr
+
+
+def test_tasks_are_generated_and_listed(tmp_path: Path) -> None:
+    listed = capax(tmp_path, "scale", "tasks", "list", "--json")
+    sizes = {row["family"]: row["instances"] for row in json.loads(listed.stdout)}
+    assert (sizes["3sat"], sizes["tsp"], sizes["calendar"]) == (960, 800, 2000)
+    file = tmp_path / "t.jsonl"
+    arguments = ("-o", str(file), "--levels", "4-5", "--per-level", "3")
+    assert capax(tmp_path, "scale", "tasks", "generate", "tsp", *arguments).returncode == 0
+    assert len(file.read_text().splitlines()) == 6
+    wrong = capax(tmp_path, "scale", "tasks", "generate", "sudoku", *arguments)
+    assert wrong.returncode != 0
+    assert "no family of tasks 'sudoku'" in wrong.stderr

@@ -1,0 +1,153 @@
+"""What repeated runs of a set of tasks show: bounds, spread, votes, tokens, difficulty.
+
+"Inference-Time Scaling for Complex Tasks" (2025, arXiv 2504.00294). With R answers to each of M
+instances: worst and best of n <= R are the unbiased estimates C(c, n)/C(R, n) and
+1 - C(R - c, n)/C(R, n) of each instance's c right ones, then averaged (never from an average); the
+average is n = 1 of both. Votes count answers in one spelling; an answer that could not be read does
+not vote. Next to them stands what uniform guessing gives, and what a constant answer gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from capax.errors import ConfigError
+from capax.scaling.complex.families import family_named
+from capax.scaling.complex.instance import Instance
+from capax.scaling.coverage import Counts, pass_at_k
+from capax.scaling.selection import Answers, majority
+
+
+@dataclass(frozen=True)
+class Played:
+    """An instance with R answers in one spelling (None: unreadable), verdicts and tokens, [R]."""
+
+    instance: Instance
+    answers: Sequence[str | None]
+    correct: np.ndarray
+    tokens: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.answers)
+        if not n or len(self.correct) != n or len(self.tokens) != n:
+            raise ConfigError(f"{n} answers need as many verdicts and token counts, at least one")
+
+
+def best_of(played: Sequence[Played], n: int) -> np.ndarray:
+    """Return each instance's chance that at least one of n answers is right, [M]."""
+    return pass_at_k(_counts(played), n)
+
+
+def worst_of(played: Sequence[Played], n: int) -> np.ndarray:
+    """Return each instance's chance that all of n answers are right, [M]."""
+    counts = _counts(played)
+    return 1 - pass_at_k(Counts(counts.n, counts.n - counts.correct), n)
+
+
+def vote(played: Sequence[Played]) -> np.ndarray:
+    """Return each instance's chance that the most frequent answer is right, ties shared, [M].
+
+    Unreadable answers are no candidate; if all are, it is wrong.
+    """
+    return np.array(
+        [
+            float(majority(Answers(p.answers, p.correct).codes, None) @ p.correct)
+            if any(a is not None for a in p.answers)
+            else 0.0
+            for p in played
+        ]
+    )
+
+
+def blind_best_of(played: Sequence[Played], n: int) -> float:
+    """Return best of n for uniform guesses, exactly."""
+    q = np.array([p.instance.blind for p in played])
+    return float(np.mean(-np.expm1(n * np.log1p(-np.minimum(q, 1 - 1e-15)))))
+
+
+def report(played: Sequence[Played]) -> dict[str, Any]:
+    """Return the figures of one model on one family; `by_level` has the same fields per level."""
+    levels = sorted({p.instance.level for p in played})
+    cells = sorted({p.instance.cell for p in played})
+    return {
+        **_figures(played),
+        "by_level": {
+            str(v): _figures([p for p in played if p.instance.level == v]) for v in levels
+        },
+        "by_cell": {c: _figures([p for p in played if p.instance.cell == c]) for c in cells if c},
+        "constant_answers": constant_answers([p.instance for p in played]),
+    }
+
+
+def _figures(played: Sequence[Played]) -> dict[str, Any]:
+    if not played:
+        raise ConfigError("a report needs at least one instance with answers")
+    repeats = min(len(p.answers) for p in played)
+    rates = np.array([p.correct.mean() for p in played])
+    runs = np.array([[p.correct[r] for p in played] for r in range(repeats)], float).mean(axis=1)
+    powers = sorted({1 << i for i in range(repeats.bit_length())} | {repeats})
+    tokens = [np.asarray(p.tokens, float) for p in played]
+    classes = {
+        "always right": rates == 1,
+        "always wrong": rates == 0,
+        "mixed": (rates > 0) & (rates < 1),
+    }
+    return {
+        "n_instances": len(played),
+        "repeats": repeats,
+        "worst": float(worst_of(played, repeats).mean()),
+        "average": float(rates.mean()),
+        "majority": float(vote(played).mean()),
+        "best": float(best_of(played, repeats).mean()),
+        "sd_over_repeats": float(runs.std(ddof=1)) if repeats > 1 else None,
+        "format_failure_rate": float(np.mean([a is None for p in played for a in p.answers])),
+        "best_of": {str(n): float(best_of(played, n).mean()) for n in powers},
+        "worst_of": {str(n): float(worst_of(played, n).mean()) for n in powers},
+        "blind_best_of": {str(n): blind_best_of(played, n) for n in powers},
+        "tokens_mean": float(np.mean([t.mean() for t in tokens])),
+        "tokens_of_all_repeats": float(sum(t.sum() for t in tokens)),
+        "tokens_sd_within": float(np.mean([t.std(ddof=1) for t in tokens]))
+        if repeats > 1
+        else None,
+        "tokens_by_outcome": {
+            name: float(
+                np.mean([t.mean() for t, is_in in zip(tokens, which, strict=True) if is_in])
+            )
+            for name, which in classes.items()
+            if which.any()
+        },
+    }
+
+
+def constant_answers(instances: Sequence[Instance]) -> dict[str, float]:
+    """Return what always giving the same answer scores, for the answers where that is a score."""
+    always = {"3sat": "unsatisfiable", "calendar": "No common time slot available"}
+    scores: dict[str, float] = {}
+    for family, answer in always.items():
+        those = [i for i in instances if i.family == family]
+        if those:
+            right = [family_named(family).is_right(i.truth, answer) for i in those]
+            scores[answer] = float(np.mean(right))
+    return scores
+
+
+def gap(reasoning: Mapping[str, float], conventional_best: Mapping[str, float]) -> float:
+    """Return the gap between kinds of models on one task.
+
+    reasoning: average pass@1 per model; conventional_best: best of 5 per model. It is the highest
+    of the first less the lowest of the second. Raises ConfigError if one is empty.
+    """
+    if not reasoning or not conventional_best:
+        raise ConfigError("a gap needs a reasoning and a conventional model at least")
+    return max(reasoning.values()) - min(conventional_best.values())
+
+
+def _counts(played: Sequence[Played]) -> Counts:
+    return Counts(
+        np.array([len(p.answers) for p in played]),
+        np.array([int(p.correct.sum()) for p in played]),
+    )

@@ -1,0 +1,409 @@
+"""Inference-Time Scaling for Complex Tasks (2025, arXiv 2504.00294): generators, truth, figures.
+
+The whole default sets are generated in the slow test; the others take fewer instances of the same
+generators. Player means a function from instance to text, so every verdict goes through the text.
+"""
+
+import re
+from collections.abc import Callable
+from itertools import pairwise, permutations
+from math import comb, factorial, sqrt
+
+import numpy as np
+import pytest
+
+from capax.scaling.complex import (
+    FAMILIES,
+    Instance,
+    calendar,
+    generate,
+    maze,
+    spatial_map,
+    three_sat,
+    tsp,
+)
+from capax.scaling.complex.families import instance_of, reference_of, task_line
+from capax.scaling.complex.imperfect import ImperfectVerifier
+from capax.scaling.complex.study import Played, best_of, blind_best_of, gap, report, vote, worst_of
+
+Pair = tuple[str, str]
+SMALL = {
+    "3sat": ((4, 6, 8), 12),
+    "tsp": ((4, 6, 8), 8),
+    "calendar": ((3, 6, 9, 10), 8),
+    "maze": ((3, 5), 30),
+    "spatial": ((3, 5, 8), 18),
+    "arithmetic": ((1, 3, 8), 10),
+}
+PUBLISHED = {  # average pass@1 in %, figure 2 of the paper: 3SAT, TSP, GPQA, SpatialMap
+    "DeepSeek R1": (81.3, 46.7, 73.0, 76.8),
+    "Claude 3.7 Sonnet": (61.8, 47.7, 76.8, None),
+    "Gemini 2 Flash Thinking": (61.9, 30.1, 72.0, 68.5),
+    "O1": (88.9, 45.8, 76.7, 83.8),
+    "O3-mini (high)": (96.1, 56.4, 77.7, 79.7),
+}
+
+
+def some(name: str, seed: int = 0) -> list[Instance]:
+    levels, n = SMALL[name]
+    return list(generate(FAMILIES[name], levels, n, seed))
+
+
+def play(
+    instances: list[Instance], player: Callable[[Instance, np.random.Generator], str], repeats: int
+) -> list[Played]:
+    played = []
+    rng = np.random.default_rng(1)
+    for instance in instances:
+        family = FAMILIES[instance.family]
+        answers = [family.extract(player(instance, rng)) for _ in range(repeats)]
+        right = [a is not None and family.is_right(instance.truth, a) for a in answers]
+        played.append(Played(instance, answers, np.array(right), np.full(repeats, 7)))
+    return played
+
+
+def guess(instance: Instance, rng: np.random.Generator) -> str:
+    return FAMILIES[instance.family].guess(instance, rng)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [("3sat", 960), ("tsp", 800), ("calendar", 2000), ("maze", 1500), ("spatial", 1500)],
+)
+def test_the_default_sets(name: str, n: int) -> None:
+    instances = list(generate(FAMILIES[name]))
+    assert len(instances) == n
+    assert len({instance.key for instance in instances}) == n
+    if name == "3sat":
+        over = [i for i in instances if i.cell == "over" and i.level >= 8]
+        assert sum(not i.truth["solutions"] for i in over) >= 152
+        constant = report(play(instances, lambda i, r: three_sat.render(three_sat.NONE), 1))
+        assert constant["average"] == pytest.approx(0.30, abs=0.04)
+    if name == "calendar":
+        constant = report(play(instances, lambda i, r: f"Final Answer: {calendar.NO_SLOT}", 1))
+        assert constant["average"] == pytest.approx(0.1)
+        deciles = np.bincount(
+            [int(10 * i.truth["constrainedness"]) for i in instances if i.truth["right"]]
+        )
+        assert (deciles[2:10] >= 50).all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_seed_gives_the_same_bytes_and_no_instance_twice(name: str) -> None:
+    lines = [task_line(i) for i in some(name)]
+    assert lines == [task_line(i) for i in some(name)]
+    keys = {i.key for i in some(name)}
+    assert len(keys) == len(lines)
+    assert lines != [task_line(i) for i in some(name, seed=10**6)]
+
+
+def test_3sat_keys_do_not_depend_on_order() -> None:
+    one = some("3sat")[0]
+    other = Instance(**{f: getattr(one, f) for f in one.__struct_fields__} | {"prompt": "other"})
+    assert one.key == other.key
+
+
+def dpll(clauses: list[list[int]], n: int, chosen: tuple[bool, ...] = ()) -> list[str]:
+    """Every satisfying assignment, by splitting: independent of the generator's tables."""
+    for clause in clauses:
+        if all(abs(v) <= len(chosen) and chosen[abs(v) - 1] != (v > 0) for v in clause):
+            return []
+    if len(chosen) == n:
+        return ["".join("T" if v else "F" for v in chosen)]
+    return dpll(clauses, n, (*chosen, True)) + dpll(clauses, n, (*chosen, False))
+
+
+def test_3sat_solutions_are_all_there_are() -> None:
+    for instance in some("3sat"):
+        truth = instance.truth
+        assert sorted(truth["solutions"]) == sorted(dpll(truth["clauses"], truth["n"]))
+        assert instance.cell != "unique" or len(truth["solutions"]) == 1
+
+
+@pytest.mark.parametrize("n", [4, 6, 8])
+@pytest.mark.parametrize("ratio", [2.13, 4.26, 8.52])
+def test_3sat_density_is_the_closed_form(n: int, ratio: float) -> None:
+    m, n_formulas = three_sat.n_clauses(n, ratio), 2000
+    rng = np.random.default_rng([n, m])
+    counts = [
+        three_sat.solutions(three_sat.draw_clauses(rng, n, m), n).size for _ in range(n_formulas)
+    ]
+    mean = 2**n * (7 / 8) ** m
+    second = 2**n * sum(
+        comb(n, d) * (3 / 4 + comb(n - d, 3) / (8 * comb(n, 3))) ** m for d in range(n + 1)
+    )
+    error = sqrt(second - mean**2) / sqrt(n_formulas)
+    assert abs(np.mean(counts) - mean) <= 4 * error
+
+
+def test_tsp_truth_is_brute_force() -> None:
+    for instance in some("tsp"):
+        weights, n = instance.truth["weights"], instance.level
+        tours = [[0, *rest] for rest in permutations(range(1, n))]
+        lengths = [tsp.length_of(weights, tour) for tour in tours]
+        best = min(lengths)
+        shortest = [t for t, x in zip(tours, lengths, strict=True) if x == best]
+        assert instance.truth["length"] == best
+        assert {tuple(tour) for tour in instance.truth["tours"]} == {
+            tuple(tsp.canonical(tour)) for tour in shortest
+        }
+        assert instance.blind == pytest.approx(len(shortest) / factorial(n - 1))
+
+
+def test_tsp_rotations_are_right_but_not_strictly() -> None:
+    family = tsp.Tsp()
+    for instance in some("tsp")[8:]:
+        tour = instance.truth["tours"][0]
+        for turned in (tour, tour[::-1], tour[3:] + tour[:3]):
+            text = tsp.render(turned, 0)
+            answer = family.extract(text)
+            assert answer is not None
+            assert family.is_right(instance.truth, answer)
+        assert family.is_right_strictly(instance.truth, tsp.render(tour, 0))
+        assert not family.is_right_strictly(instance.truth, tsp.render(tour[2:] + tour[:2], 0))
+
+
+def test_calendar_checks_and_search_agree() -> None:
+    for instance in some("calendar"):
+        truth = instance.truth
+        duration = truth["rules"]["duration"]
+        every = list(calendar.slots(truth["days"], duration))
+        passing = [slot for slot in every if all(calendar.checks(truth, slot).values())]
+        assert passing == calendar.feasible(truth)
+        one_free = sum(
+            any(calendar.fits(d.get(day, ()), a, b) for d in truth["free"].values())
+            for day, a, b in every
+        )
+        assert truth["constrainedness"] == pytest.approx(1 - len(passing) / one_free)
+        assert int(10 * truth["constrainedness"]) == instance.level or not passing
+        family = FAMILIES["calendar"]
+        right = {s for s in map(calendar.spelled, every) if family.is_right(truth, s)}
+        assert right == set(truth["right"])
+        assert len(right) == min(1, len(passing)) if truth["rules"].get("priority") else True
+
+
+def simple_paths(
+    free: set[tuple[int, int]], path: list[tuple[int, int]], end: tuple[int, int]
+) -> list[list[tuple[int, int]]]:
+    if path[-1] == end:
+        return [path]
+    r, c = path[-1]
+    steps = [s for s in ((r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)) if s in free]
+    return [found for s in steps if s not in path for found in simple_paths(free, [*path, s], end)]
+
+
+def test_mazes_have_one_path_and_the_stated_turns() -> None:
+    family = maze.Maze()
+    for instance in some("maze"):
+        grid = [list(line) for line in instance.content[1].splitlines()]
+        cells = {(r, c): ch for r, row in enumerate(grid) for c, ch in enumerate(row) if ch != "#"}
+        start = next(at for at, ch in cells.items() if ch == "S")
+        end = next(at for at, ch in cells.items() if ch == "E")
+        (path,) = simple_paths(set(cells), [start], end)
+        assert {cells[at] for at in path[1:-1]} <= {"X"}
+        ways = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(path)]
+        crosses = [a[1] * b[0] - a[0] * b[1] for a, b in pairwise(ways)]  # rows grow downwards
+        truth = {
+            "right turns": str(sum(x > 0 for x in crosses)),
+            "turns": str(sum(x != 0 for x in crosses)),
+            "position": maze.direction(end[0] - start[0], end[1] - start[1]),
+        }[instance.cell]
+        options = re.findall(r"^([A-D])\. (.*)$", instance.prompt, re.MULTILINE)
+        assert [letter for letter, text in options if text == truth] == [instance.truth["letter"]]
+        assert len({text for _, text in options}) == 4
+        assert family.extract(family.solve(instance)) == instance.truth["letter"]
+
+
+def test_spatial_relations_follow_and_are_not_stated() -> None:
+    pattern = re.compile(r"^(.*) is to the (north|south)(east|west) of (.*)\.$", re.MULTILINE)
+    for instance in some("spatial"):
+        east: set[Pair] = set()
+        north: set[Pair] = set()
+        stated = []
+        for a, vertical, horizontal, b in pattern.findall(instance.prompt):
+            a = a.lower()
+            stated.append({a, b})
+            east.add((a, b) if horizontal == "east" else (b, a))
+            north.add((a, b) if vertical == "north" else (b, a))
+        places = sorted({place for pair in stated for place in pair})
+        assert len(places) == instance.level
+        for order in (east, north):  # the transitive closure is a total order: all is decided
+            for middle in places:
+                for a in places:
+                    for b in places:
+                        if (a, middle) in order and (middle, b) in order:
+                            order.add((a, b))
+            assert all(
+                ((a, b) in order) != ((b, a) in order) for a in places for b in places if a < b
+            )
+
+        def lies(a: str, b: str, east: set[Pair] = east, north: set[Pair] = north) -> str:
+            return ("north" if (a, b) in north else "south") + (
+                "east" if (a, b) in east else "west"
+            )
+
+        options = dict(re.findall(r"^([A-D])\. (.*)$", instance.prompt, re.MULTILINE))
+        question = instance.content[0]
+        if instance.cell == "direction":
+            b, a = re.findall(r"from (.*) does (.*) lie", question)[0]
+            right = [x for x, text in options.items() if text == lies(a, b)]
+            assert {a, b} not in stated
+        elif instance.cell == "which":
+            where, b = re.findall(r"to the (\w+) of (.*)\?", question)[0]
+            right = [x for x, text in options.items() if lies(text, b) == where]
+            assert {options[right[0]], b} not in stated
+        else:
+            where, b = re.findall(r"to the (\w+) of (.*)\?", question)[0]
+            n = sum(a != b and lies(a, b) == where for a in places)
+            right = [x for x, text in options.items() if text == str(n)]
+        assert right == [instance.truth["letter"]]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_solvers_score_everything_through_text(name: str) -> None:
+    family = FAMILIES[name]
+    figures = report(play(some(name), lambda i, r: "Let me see.\n" + family.solve(i), 2))
+    assert (figures["worst"], figures["best"], figures["format_failure_rate"]) == (1, 1, 0)
+    for instance in some(name)[:3]:
+        assert instance_of(reference_of(instance)).key == instance.key
+
+
+def test_small_changes_flip_verdicts() -> None:
+    sat = [i for i in some("3sat") if i.cell == "unique"]
+    for instance in sat:
+        solution = instance.truth["solutions"][0]
+        for at in range(instance.level):
+            flipped = "F" if solution[at] == "T" else "T"
+            changed = solution[:at] + flipped + solution[at + 1 :]
+            assert not FAMILIES["3sat"].is_right(instance.truth, changed)
+    for instance in some("tsp"):
+        tour = list(instance.truth["tours"][0])
+        tour[1], tour[2] = tour[2], tour[1]
+        is_best = tsp.length_of(instance.truth["weights"], tour) == instance.truth["length"]
+        answer = FAMILIES["tsp"].extract(tsp.render(tour, 0))
+        assert answer is not None
+        assert FAMILIES["tsp"].is_right(instance.truth, answer) == is_best
+    for instance in some("calendar"):
+        for right in instance.truth["right"][-1:]:
+            day, begin, end = calendar.parsed(right)
+            later = (day, begin + 5, end + 5)
+            passes = calendar.spelled(later) in instance.truth["right"]
+            assert FAMILIES["calendar"].is_right(instance.truth, calendar.spelled(later)) == passes
+            assert not FAMILIES["calendar"].is_right(
+                instance.truth, calendar.spelled((day, begin, end + 5))
+            )
+
+
+@pytest.mark.parametrize("name", ["3sat", "tsp", "maze"])
+def test_guessers_follow_the_closed_forms(name: str) -> None:
+    played = play(some(name), guess, 64)
+    q = np.array([p.instance.blind for p in played])
+    m = len(played)
+    for n in (1, 2, 5, 16, 64):
+        for observed, p in ((best_of(played, n), 1 - (1 - q) ** n), (worst_of(played, n), q**n)):
+            error = sqrt((p * (1 - p)).sum()) / m
+            assert abs(observed.mean() - p.mean()) <= 4 * error + 1.5 / m
+        assert blind_best_of(played, n) == pytest.approx((1 - (1 - q) ** n).mean())
+    if name == "maze":
+        assert vote(played).mean() == pytest.approx(0.25, abs=4 * sqrt(0.1875 / m))
+
+
+def test_order_of_figures_and_tokens() -> None:
+    for name in SMALL:
+        figures = report(play(some(name), guess, 6))
+        for row in (figures, *figures["by_level"].values()):
+            assert row["worst"] <= row["average"] + 1e-12
+            assert row["average"] <= row["best"] + 1e-12
+            assert row["tokens_of_all_repeats"] == 7 * 6 * row["n_instances"]
+            curve = list(row["best_of"].values())
+            assert all(a <= b + 1e-12 for a, b in pairwise(curve))
+
+
+def test_ties_are_shared_and_unreadable_answers_do_not_vote() -> None:
+    instance = some("maze")[0]
+
+    def voted(answers: list[str | None]) -> float:
+        right = np.array([a == "A" for a in answers])
+        return float(vote([Played(instance, answers, right, np.zeros(len(answers)))])[0])
+
+    assert voted(["A", "A", "B", "B", "C"]) == 0.5
+    assert voted(["A", None, None, None]) == 1.0
+    assert voted([None, None]) == 0.0
+    assert voted(["A", "B", "B"]) == 0.0
+
+
+def test_the_published_gap() -> None:
+    tasks = ("3SAT", "TSP", "GPQA", "SpatialMap")
+    for at, top in enumerate((96.1, 56.4, 77.7, 83.8)):
+        rows = {name: row[at] for name, row in PUBLISHED.items() if row[at] is not None}
+        assert gap(rows, {"supplied": 40.0}) == pytest.approx(top - 40.0), tasks[at]
+    # the lowest of all models is a reasoning one here, and does not count
+    assert gap({"r": 50.0}, {"c": 45.0, "d": 60.0}) == 5.0
+    with pytest.raises(Exception, match="a gap needs"):
+        gap({}, {"c": 1.0})
+
+
+@pytest.mark.parametrize("name", ["3sat", "tsp", "calendar"])
+def test_hints_do_not_tell(name: str) -> None:
+    family = FAMILIES[name]
+    n_hints = 0
+    rng = np.random.default_rng(3)
+    for instance in some(name):
+        for _ in range(12):
+            answer = family.extract(family.guess(instance, rng))
+            assert answer is not None
+            if family.is_right(instance.truth, answer):
+                continue
+            hint = family.hint(instance, answer)
+            n_hints += 1
+            copied = family.extract(hint)
+            assert copied is None or not family.is_right(instance.truth, copied)
+            plain = re.sub(r"[^0-9A-Za-z:]", "", hint)
+            for solution in secrets(instance):
+                assert solution not in plain
+    assert n_hints > 150
+
+
+def secrets(instance: Instance) -> list[str]:
+    """Every right answer in the spellings that a hint could hide it in."""
+    if instance.family == "3sat":
+        found = instance.truth["solutions"]
+        words = [s.replace("T", "True,").replace("F", "False,").replace(",", "") for s in found]
+        digits = [s.replace("T", "1").replace("F", "0") for s in found]
+        return [*found, *words, *digits]
+    if instance.family == "tsp":
+        turned = []
+        for tour in instance.truth["tours"]:
+            for way in (tour, tour[::-1]):
+                turned += ["".join(map(str, way[i:] + way[:i])) for i in range(len(way))]
+        return turned
+    return [re.sub(r"[^0-9A-Za-z:]", "", slot) for slot in instance.truth["right"]]
+
+
+def test_imperfect_verifiers_have_their_soundness() -> None:
+    instances = [i for name in ("tsp", "spatial", "3sat") for i in some(name)]
+    verifier = ImperfectVerifier(soundness=0.8, sensitivity=0.9, seed=1)
+    rng = np.random.default_rng(2)
+    accepted: dict[bool, list[bool]] = {True: [], False: []}
+    for instance in instances:
+        family = FAMILIES[instance.family]
+        texts = [family.guess(instance, rng) for _ in range(20)] + [family.solve(instance)]
+        for answer in {family.extract(text) for text in texts}:
+            assert answer is not None
+            verdict = verifier.accepts(instance, answer)
+            assert verdict == verifier.accepts(instance, answer)
+            accepted[family.is_right(instance.truth, answer)].append(verdict)
+    for is_right, expected in ((True, 0.9), (False, 0.2)):
+        got = accepted[is_right]
+        assert abs(np.mean(got) - expected) <= 4 * sqrt(expected * (1 - expected) / len(got))
+    assert not verifier.accepts(instances[0], None)
+    exact = ImperfectVerifier(1.0)
+    assert exact.accepts(instances[0], "0-1-2-3") == tsp.Tsp().is_right(
+        instances[0].truth, "0-1-2-3"
+    )
+
+
+def test_relations_of_points() -> None:
+    assert spatial_map.relation((2, 1), (1, 2)) == "southeast"
