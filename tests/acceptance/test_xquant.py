@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ import pytest
 from capax.errors import CapacityError, ConfigError, StoreError
 from capax.files.config import ModelConfig, RopeConfig
 from capax.files.model_file import ModelFile, open_model
+from capax.files.tokenizer import load_tokenizer
 from capax.kv import AttentionInput, PagePool, kv_method
 from capax.kv.xquant import XQuantCaching, XQuantLayout, XQuantStore
 from capax.kv.xquant_cache import XQuantCache
 from capax.kv.xquant_cost import H100, closed_form_size, remat_flops, xquant_cost
 from capax.models import Model, ModelTensors, SequenceSlice, Step
+from capax.weights import NativeWeight
 from tests.models import VOCAB_SIZE, hf_model
 
 N_TOKENS = 700
@@ -417,3 +422,101 @@ def test_operations_per_token_on_the_shape_of_smollm2() -> None:
     assert 1024 * remat_flops(latent, absorbed=True) == pytest.approx(2.3e9, rel=0.05)
     deltas = XQuantLayout(options_of("cross_layer=on,cl_base=latent"), smollm2)
     assert 1024 * remat_flops(deltas, absorbed=False) == pytest.approx(27e9, rel=0.02)
+
+
+# --- the real model ------------------------------------------------------------------------
+
+
+class Dequantised(ModelTensors):
+    """Matrices as float32: the program then computes keys and values from floats, as we do."""
+
+    def __init__(self, model: ModelFile) -> None:
+        super().__init__(model)
+        for name, weight in self._matrices.items():
+            rows = weight.dequantize()
+            data = rows.view(np.uint8).reshape(-1)
+            self._matrices[name] = NativeWeight.from_bytes(data, "F32", *rows.shape)
+
+
+@pytest.mark.slow
+def test_on_the_real_model_nothing_changes_when_off_and_relations_hold_when_on(
+    smollm2: Path,
+) -> None:
+    file = open_model(smollm2)
+    model = Model(
+        file.config,
+        Dequantised(file),
+        context_len=512,
+        max_tokens=256,
+        max_logit_rows=256,
+        n_threads=2,
+    )
+    text = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    ids = np.array(load_tokenizer(file).encode(text)[:256], np.int32)
+
+    def greedy(cache) -> tuple[np.ndarray, list[int]]:
+        logits = feed(model, cache, ids)
+        tokens = [int(logits[-1].argmax())]
+        for _ in range(63):
+            tokens.append(int(feed(model, cache, np.array(tokens[-1:], np.int32))[0].argmax()))
+        return logits, tokens
+
+    expected, tokens = greedy(PagePool(file.config, "f32", 16).new())
+    for spec in (OFF["x"], OFF["latent"], "bits=32,mode=x,cross_layer=on,cl_space=residual"):
+        logits, own_tokens = greedy(options_of(spec).open(file, 8, 1).new())
+        assert np.abs(logits - expected).max() < 2e-3, spec
+        assert own_tokens == tokens, spec
+
+    def kl(spec: str) -> float:
+        store = kv_method(f"{spec},exact_window=false").open(file, 8, 1)
+        return divergence(expected, feed(model, store.new(), ids))
+
+    latent = {b: kl(f"xquant:group=64,mode=latent,bits={b}") for b in (8, 4, 2)}
+    assert latent[8] <= 0.001 < latent[4] < latent[2]
+    assert latent[4] < 0.8 * kl("kivi:group=64,bits=4")
+    assert latent[4] < 0.9 * kl("kivi:group=64,bits=4,keys=pre")
+    deltas = kl("xquant:group=64,cross_layer=on,bits=2")
+    assert deltas < 0.8 * kl("xquant:group=64,bits=2,base_layers=3")
+    assert deltas < 0.5 * kl("kivi:group=64,bits=2,keys=pre,base_layers=3")
+
+
+RSS = """
+import sys
+import numpy as np
+from capax.files.model_file import open_model
+from capax.kv import kv_method
+from capax.models import Model, ModelTensors, SequenceSlice, Step
+file = open_model(sys.argv[1])
+model = Model(file.config, ModelTensors(file), context_len=8192, max_tokens=256, max_logit_rows=1,
+              n_threads=1)
+cache = kv_method(sys.argv[2]).open(file, 128, 1).new()
+ids, row = np.zeros(256, np.int32), np.zeros(1, np.int32)
+for _ in range(32):
+    cache.reserve(256)
+    model.forward(Step(ids, [SequenceSlice(cache, 0, 256)], row))
+assert cache.n_tokens == 8192
+print(next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_at_8192_tokens_shows_that_no_keys_or_values_are_kept() -> None:
+    shape = {
+        "hidden_size": 512,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_hidden_layers": 4,
+        "max_position_embeddings": 8192,
+    }
+    path = hf_model("llama", **shape)
+    options = options_of("bits=4,absorb_v=false")
+    config = open_model(path).config
+    full = kv_method("f16").footprint(config).nbytes(8192)
+    ours = options.footprint(config).nbytes(8192)
+    peak = {}
+    for spec in ("f16", "xquant:bits=4,absorb_v=false"):
+        command = [sys.executable, "-c", RSS, str(path), spec]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peak[spec] = int(done.stdout)
+    assert peak["f16"] - peak["xquant:bits=4,absorb_v=false"] > 0.6 * (full - ours) > 10 << 20

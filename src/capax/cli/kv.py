@@ -7,6 +7,7 @@ from capax.cli.lazy import LazyGroup
 command = LazyGroup(
     "kv",
     table={
+        "cost": ("kv_cost", "Show bytes and operations of XQuant for a model."),
         "inspect": ("kv_inspect", "Show what the gates of a trim cache have learned."),
         "import-gates": ("kv_import_gates", "Make published gates those of a model."),
     },

@@ -100,3 +100,23 @@ def closed_form_size(
     overhead = 32 / group
     base = base_layers * (base_bits + overhead)
     return (base + (n_layers - base_layers) * (bits + overhead)) / (32 * n_layers)
+
+
+# Published shapes, from the models' cards: layers, width, width of K, bytes of weights in 16 bits.
+LLAMA_2_7B = 32, 4096, 4096, 2 * 6_738_415_616
+LLAMA_31_8B = 32, 4096, 1024, 2 * 8_030_261_248
+
+
+def published_break_even() -> dict[str, float]:
+    """Return T* on an H100 of X (Llama-2-7B), latents and latent deltas (Llama-3.1-8B)."""
+
+    def tokens(shape: tuple[int, int, int, int], flops: int) -> float:
+        layers, _, _, nbytes = shape
+        return nbytes / H100.bandwidth * H100.flops / (layers * flops)
+
+    _, d, d_kv, _ = LLAMA_31_8B
+    return {
+        "X, Llama-2-7B": tokens(LLAMA_2_7B, 4 * LLAMA_2_7B[1] * LLAMA_2_7B[2]),
+        "latents, Llama-3.1-8B": tokens(LLAMA_31_8B, 4 * d_kv**2),
+        "latent deltas, Llama-3.1-8B": tokens(LLAMA_31_8B, 8 * d * d_kv),
+    }
