@@ -41,7 +41,13 @@ from capax.files.tensors import TensorReader
 from capax.kv.quantiser import BLOCK_TOKENS, CODE_BITS, FLOAT_BITS, BlockQuantiser
 from capax.kv.store import CountedStore, KVFootprint
 from capax.kv.xquant_cache import SPAN_TOKENS, XQuantCache
-from capax.kv.xquant_layers import LayerMatrices, latent_width, layer_matrices, matrices_nbytes
+from capax.kv.xquant_layers import (
+    LayerMatrices,
+    latent_width,
+    layer_matrices,
+    matrices_nbytes,
+    one_blas_thread,
+)
 from capax.methods import Chosen, Method, register
 
 MAX_ABSORBED = 1024  # numbers of a row that attention may sum
@@ -299,7 +305,7 @@ class XQuantStore(CountedStore):
             "deltas": options.cross_layer,
             "gained": self.layout.is_residual,
         }
-        with TensorReader() as reader:
+        with TensorReader() as reader, one_blas_thread():
             self.matrices: list[LayerMatrices] = [
                 layer_matrices(model, reader, layer, **kind)
                 for layer in range(model.config.n_layers)
