@@ -7,6 +7,7 @@ from capax.cli.lazy import LazyGroup
 command = LazyGroup(
     "train",
     table={
+        "landmark": ("train_landmark", "Train a small model with landmark attention."),
         "retention": ("train_retention", "Train the gates of a bounded KV cache (trim)."),
         "knowledge": ("train_knowledge", "Train a small model that learns people by heart."),
     },

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
@@ -210,6 +211,8 @@ class LandmarkStore(CountedStore):
         self.options = options
         self.geometry = options.geometry(config)
         self.work = Work()
+        # Told every choice, for measurements: (layer, blocks [t, n_heads, k']).
+        self.on_choice: Callable[[int, npt.NDArray[np.intp]], None] | None = None
 
     @property
     def max_slots(self) -> int:
@@ -381,6 +384,8 @@ class LandmarkCache:
             chosen = common
             if chosen is None:
                 chosen = self._chosen(layer, q[part], first, n_blocks, row, rotary)
+            if store.on_choice is not None:
+                store.on_choice(layer, chosen + first)
             records, slots = self._fetched(layer, chosen + first)
             bases = g.bases(chosen, n_blocks)
             out[part], n_read = _native.landmark_attend(

@@ -34,6 +34,7 @@ class LandmarkRecipe:
     come twice, or pass keys; then `short_steps` ones take windows of `short_window`. Shorter
     windows are as many more. `pass_key`, `echo`: shares of the documents, the rest is prose.
     `weight`: what a digit of an answer, or a repeated token of an echo, counts in the loss.
+    The learning rate falls along a cosine of `horizon` steps; training stops after `steps`.
     """
 
     vocab_size: int = 1024
@@ -44,13 +45,16 @@ class LandmarkRecipe:
     block: int = 16
     window: int = 256
     batch: int = 12
-    copy_steps: int = 700
+    copy_steps: int = 400
     copy_window: int = 64
-    short_steps: int = 500
+    short_steps: int = 200
     short_window: int = 128
     pass_key: float = 0.5
     echo: float = 0.25
     weight: float = 4.0
+    learning_rate: float = 2e-3
+    horizon: int = 2400
+    steps: int = 900
     seed: int = 1
 
     def shape(self, context_len: int) -> LlamaShape:

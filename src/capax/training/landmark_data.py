@@ -7,15 +7,12 @@ Every document is a list of regular tokens; where landmarks stand between them i
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from capax.errors import ConfigError
 
-Ints = npt.NDArray[np.int64]
+Encode = Callable[[str], list[int]]
 
 END = "<|end|>"
 LANDMARK = "<|landmark|>"
@@ -50,14 +47,6 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> str:
     return str(tokenizer.to_str())
 
 
-@dataclass(frozen=True)
-class PassKeyTexts:
-    """The three pieces of a pass-key prompt, as token ids; `key` stands between them."""
-
-    fact: tuple[list[int], list[int], list[int]]
-    question: list[int]
-
-
 class PassKeyPrompt(NamedTuple):
     """A question whose answer is `key` (token ids of its digits).
 
@@ -70,6 +59,7 @@ class PassKeyPrompt(NamedTuple):
     digits: list[int]
 
 
+# The prompt of the paper's code.
 FACT = (" The pass key is", ". Remember it.", " is the pass key.")
 QUESTION = " What is the pass key? The pass key is"
 N_DIGITS = 5
@@ -78,7 +68,7 @@ N_DIGITS = 5
 class Documents:
     """Draws documents from `text`, one row of token ids."""
 
-    def __init__(self, encode: object, text: list[int]) -> None:
+    def __init__(self, encode: Encode, text: list[int]) -> None:
         self._encode = encode
         self.text = text
         self.fact = tuple(self.encode(part) for part in FACT)
@@ -87,7 +77,7 @@ class Documents:
         self._space = self.encode(" ")
 
     def encode(self, text: str) -> list[int]:
-        return list(self._encode(text))  # type: ignore[operator]
+        return self._encode(text)
 
     def filler(self, draw: random.Random, n: int) -> list[int]:
         """Return `n` tokens of the text from anywhere."""

@@ -55,12 +55,14 @@ def train(
     report_every: int = 100,
     on_report: Callable[[Mapping[str, float]], None] | None = None,
     stop_after: int | None = None,
+    stop_at: int | None = None,
 ) -> None:
     """Train `model`, going on from the checkpoint in `folder` if there is one.
 
     `loss_of(step)` returns the loss of the step's own data; `report(step)` adds measurements to
     a line of the log. `recipe`: what the run is; a checkpoint of another one is refused
-    (StoreError). `stop_after`: leave after so many steps of this call.
+    (StoreError). `stop_after`: leave after so many steps of this call; `stop_at`: when
+    so many are done in all, before the schedule ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
@@ -74,7 +76,11 @@ def train(
     )
     recipe = {**recipe, "schedule": asdict(schedule)}
     first = _resume(model, optimizer, folder, recipe)
-    last = schedule.steps if stop_after is None else min(schedule.steps, first + stop_after)
+    last = min(
+        schedule.steps,
+        schedule.steps if stop_at is None else stop_at,
+        schedule.steps if stop_after is None else first + stop_after,
+    )
     losses: list[float] = []
     began = time.perf_counter()
     for step in range(first, last):
