@@ -5,6 +5,10 @@ What training achieves is measured by benchmarks/landmark.py; here are the ident
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -233,8 +237,42 @@ def test_options_that_do_not_fit_are_refused(spec, says):
         LLM(landmark_model(), kv=spec)
 
 
-def test_what_is_planned_is_what_is_held():
-    with LLM(landmark_model(), kv="landmark", threads=1, ctx_size=400) as llm:
-        llm.generate(some_ids(300), SamplingParams(max_tokens=10, ignore_eos=True))
-        footprint = kv_method("landmark").footprint(llm.config)
-        assert llm.plan.footprint.kv == footprint.nbytes(400, 1, llm.plan.n_running)
+@pytest.mark.parametrize("where", ["ram", "mmap"])
+def test_what_is_planned_is_what_is_held(where):
+    reader = Reader(f"landmark:offload={where}")
+    footprint = kv_method(f"landmark:offload={where}").footprint(reader.store.config)
+    cache = reader.store.new()
+    reader.feed(cache, some_ids(300))
+    arrays = [cache._raw, cache._k, cache._v]
+    region = cache._region
+    n_slots = footprint.pages_for(300) * 16
+    arrays += [region.landmarks[:, :, :n_slots]]
+    arrays += [region.records[:, :n_slots]] if where == "ram" else []
+    assert footprint.nbytes(300) == sum(a.nbytes for a in arrays) == reader.store.nbytes
+    assert cache.nbytes == reader.store.nbytes
+
+
+# --- the trained model ------------------------------------------------------------------
+
+TINY = Path(__file__).resolve().parents[2] / "models" / "landmark-tiny"
+
+
+def test_the_model_is_the_one_its_recipe_names():
+    record = json.loads((TINY / "recipe.json").read_text())
+    for name, digest in record["sha256"].items():
+        assert hashlib.sha256((TINY / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.slow
+def test_it_finds_a_pass_key_windows_back():
+    """In prose it was not trained on; how often it succeeds is a benchmark."""
+    prose = " ".join((TINY.parents[1] / "LICENSE").read_text().split())
+    right = 0
+    with LLM(TINY, kv="landmark:k=4", threads=1, ctx_size=1200) as llm:
+        for i, key in enumerate(("48213", "90571", "13862", "72094", "31487", "65920")):
+            fact = f" The pass key is {key}. Remember it. {key} is the pass key."
+            text = prose[1000 * i :][:300] + fact + prose[1000 * i + 300 :][:2000]
+            question = " What is the pass key? The pass key is "
+            params = SamplingParams(max_tokens=5, ignore_eos=True, temperature=0.0)
+            right += llm.generate(text + question, params).outputs[0].text == key
+    assert right >= 4

@@ -31,15 +31,12 @@ def command(folder: Path, is_twin: bool, steps: int, seed: int, threads: int) ->
     from capax.errors import ConfigError
 
     try:
-        import torch
-
         from capax.training.landmark import LandmarkRecipe
         from capax.training.landmark_run import train_landmark
     except ImportError as error:
         raise ConfigError(
             f"training needs PyTorch ({error}); install it with pip install 'capax[train]'"
         ) from error
-    torch.set_num_threads(threads)
     recipe = LandmarkRecipe(steps=steps, seed=seed)
 
     def say(line: Mapping[str, float]) -> None:
@@ -48,5 +45,5 @@ def command(folder: Path, is_twin: bool, steps: int, seed: int, threads: int) ->
             f"pass key {line['pass_key']:.0%} in windows of {line['window']}"
         )
 
-    path = train_landmark(folder, recipe, is_twin=is_twin, on_report=say)
+    path = train_landmark(folder, recipe, is_twin=is_twin, threads=threads, on_report=say)
     console().note(f"{path}: next, capax run {path} --kv landmark:k=4")

@@ -42,12 +42,14 @@ def train_landmark(
     *,
     is_twin: bool = False,
     split: Split | None = None,
+    threads: int = 1,
     on_report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Path:
     """Train one of the two models on `split` (None: Python's own texts) and export it.
 
     Returns the folder of the model. A run that was stopped goes on from its checkpoint.
     """
+    torch.set_num_threads(threads)
     split = split or python_texts()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(folder, recipe, split)
