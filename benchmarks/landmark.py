@@ -99,6 +99,9 @@ def measure_pass_keys(models: Path, n: int, names: Sequence[str], out: dict[str,
         documents, n_window = documents_of(llm), window_tokens(llm)
     for name in names:
         model, kv, is_cut = METHODS[name]
+        if not (models / model).exists():
+            print(f"{name}: {models / model} is missing; 'capax train landmark --twin' makes it")
+            continue
         with load(model, kv, n_window * WINDOWS[-1] + 64, models) as llm:
             for windows in WINDOWS:
                 right = 0
@@ -192,6 +195,9 @@ def measure_perplexity(models: Path, n_documents: int, out: dict[str, Any]) -> N
     shorts = [piece[:n_window] for piece in pieces[:n_documents]]
     one_window = {}
     for name, model, kv in (("landmark", LANDMARK, "landmark:k=4"), ("twin", TWIN, "f32")):
+        if not (models / model).exists():
+            print(f"{models / model} is missing: train it with 'capax train landmark --twin'")
+            continue
         with load(model, kv, n_window + 64, models) as llm:
             total = sum(-llm.score([p])[0].total for p in shorts)
         one_window[name] = math.exp(total / len(shorts) / (n_window - 1))
@@ -216,7 +222,7 @@ def measure_perplexity(models: Path, n_documents: int, out: dict[str, Any]) -> N
 def measure_decode(models: Path, out: dict[str, Any]) -> None:
     """Median seconds of one decoded token at two depths, and the keys a query read."""
     rows: dict[str, Any] = {}
-    for name, model, kv in (("landmark", LANDMARK, "landmark:k=4"), ("full", TWIN, "f32")):
+    for name, model, kv in (("landmark", LANDMARK, "landmark:k=4"), ("full", LANDMARK, "f32")):
         with load(model, kv, 16_384 + 256, models) as llm:
             for depth in (1_024, 16_384):
                 with llm.contexts(1, depth + 128) as contexts:
@@ -262,7 +268,7 @@ def draw_picture(out: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("length of the prompt, in training windows of 256 tokens")
     axes.set_ylabel("pass keys answered exactly, %")
     axes.set_ylim(-3, 103)
-    axes.legend(fontsize=8, loc="upper right")
+    axes.legend(fontsize=8, loc="center right")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 

@@ -27,6 +27,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -168,6 +169,7 @@ class Geometry(NamedTuple):
             places[begin - first : end - first] += self.origin(self.blocks_before(begin)[1])
         return places
 
+    @lru_cache(maxsize=8)  # noqa: B019  # of a named tuple of numbers; all layers ask the same
     def landmark_places(self, n_blocks: int) -> Ints:
         """Return where the landmarks of the blocks before a chunk are scored: int32 [n_blocks]."""
         age = np.minimum(np.arange(n_blocks, 0, -1), min(self.k, n_blocks) + 1)
@@ -438,7 +440,7 @@ class LandmarkCache:
             parts.append(
                 _native.landmark_scores(
                     q,
-                    np.ascontiguousarray(landmarks[:, slot : slot + end - begin]),
+                    landmarks if slot == 0 else np.ascontiguousarray(landmarks[:, slot:]),
                     places[begin:end],
                     self._store.config.attention_scale,
                     rotary.cos,
@@ -504,7 +506,7 @@ class LandmarkCache:
         origin = g.origin(n_blocks)
         furthest = int(bases.min(initial=origin))
         if n_blocks > g.k > 0:  # landmarks were scored
-            furthest = min(furthest, int(g.landmark_places(n_blocks)[0]))
+            furthest = min(furthest, origin - g.k * g.block - 1)
         work.most_distance = max(work.most_distance, origin + int(rows[-1]) - furthest)
 
     # --- copies -----------------------------------------------------------------------------
