@@ -123,3 +123,21 @@ def test_tasks_are_generated_and_listed(tmp_path: Path) -> None:
     wrong = capax(tmp_path, "scale", "tasks", "generate", "sudoku", *arguments)
     assert wrong.returncode != 0
     assert "no family of tasks 'sudoku'" in wrong.stderr
+
+
+def test_a_run_gets_its_reports(tmp_path: Path, run: Path) -> None:
+    done = capax(tmp_path, "scale", "report", str(run), "--no-plot")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((run / "results.json").read_text())
+    assert results["results"]["numeric"]["acc,none"] == pytest.approx((0 + 1 + 4 + 8) / 32)
+    assert results["results"]["numeric"]["pass@8,none"] == 0.75
+    assert results["n-samples"]["numeric"] == {"original": 4, "effective": 4}
+    assert "status success" in (run / "report.html").read_text()
+    assert "| 8 | 0.7500 |" in (run / "report.md").read_text()
+    written = (run / "samples.jsonl").read_bytes()
+    assert capax(tmp_path, "scale", "report", str(run), "--json").returncode == 0
+    assert (run / "samples.jsonl").read_bytes() == written
+    assert "<svg" in (run / "plots" / "coverage.svg").read_text()
+    missing = capax(tmp_path, "scale", "report", str(tmp_path / "none"))
+    assert "cannot be read" in missing.stderr
+    assert missing.returncode == 1

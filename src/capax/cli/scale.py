@@ -10,6 +10,7 @@ command = LazyGroup(
         "sample": ("scale_sample", "Draw many answers to each task of a file, and check them."),
         "verify": ("scale_verify", "Check the samples of a run again, by another checker."),
         "tasks": ("scale_tasks", "Generate tasks with exact truth, and report runs of them."),
+        "report": ("scale_report", "Write results.json, a page and a picture of a run."),
         "coverage": ("scale_coverage", "Show what k samples solve, and forecast larger k."),
     },
     help="Spend a budget of tokens so that it buys correct answers.",

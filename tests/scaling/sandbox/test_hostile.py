@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from capax.errors import ConfigError, SandboxError
-from capax.scaling.sandbox import Limits, Result, check_isolation, run_tests
+from capax.scaling.sandbox import Limits, Result, check_isolation, process, run_tests
 
 try:
     check_isolation()
@@ -237,9 +237,9 @@ def test_nothing_is_left_behind() -> None:
     run("import os\ndef f(i): os._exit(0)")
     assert len(os.listdir("/proc/self/fd")) == descriptors
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and "sandbox/inside.py" in children():
+    while time.monotonic() < deadline and str(process._INSIDE) in children():
         threading.Event().wait(0.05)
-    assert "sandbox/inside.py" not in children()
+    assert str(process._INSIDE) not in children()
 
 
 @needs_isolation

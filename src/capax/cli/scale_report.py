@@ -1,0 +1,39 @@
+"""`capax scale report`: results.json, report.md, report.html and the curve of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from capax.cli.options import json_option
+
+
+@click.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--no-plot", is_flag=True, help="Leave the picture out; it needs capax[plots].")
+@json_option
+def command(run: Path, no_plot: bool, as_json: bool) -> None:
+    """Write results.json, report.md, report.html and plots/coverage.svg into RUN.
+
+    results.json has the shape of lm-eval's. All are made from the run's own files, and can be
+    made again.
+    """
+    from capax.scaling.report import write_report
+
+    results = write_report(run, None if no_plot else _draw)
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+        return
+    for checker, figures in results["results"].items():
+        n = results["n-samples"][checker]["effective"]
+        click.echo(f"{checker}: {n:,} problems, accuracy {figures['acc,none']:.4f}")
+    click.echo(f"{run / 'report.html'}")
+
+
+def _draw(path: Path, points: Any, votes: Any) -> None:
+    from capax.cli.scale_coverage import draw
+
+    draw(path, points, votes, [], [])

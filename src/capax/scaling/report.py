@@ -1,0 +1,123 @@
+"""What is written beside a run's samples: results.json, report.md, report.html and a curve.
+
+`results.json` has the shape lm-eval's readers know: `results`, `configs`, `versions`, `n-shot`,
+`higher_is_better`, `n-samples`. Everything is made from the files of the run alone, so it can be
+made again; each file is replaced atomically.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capax.errors import StoreError
+from capax.files.registry import write_atomically
+from capax.scaling.coverage import curve
+from capax.scaling.run_directory import Verdict, read_manifest, read_rows
+from capax.scaling.sampling import Outcome, load
+from capax.scaling.selection import accuracy_of, majority
+
+Draw = Callable[[Path, Any, Any], None]  # file, coverage points, votes
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body{{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;padding:0 1em}}
+td,th{{padding:.2em 1em;text-align:right}}</style></head>
+<body><h1>{title}</h1>
+<p>{summary}</p>
+{picture}<table><tr><th>k</th><th>coverage</th><th>95 % band</th><th>vote</th></tr>
+{rows}</table>
+<h2>Settings</h2><pre>{settings}</pre></body></html>
+"""
+
+
+def write_report(path: Path, draw: Draw | None = None) -> dict[str, Any]:
+    """Write the reports of a run, and its curve if `draw` is given; returns results.json.
+
+    Raises what `load` does, and StoreError if the directory cannot be written.
+    """
+    manifest, outcome = read_manifest(path), load(path)
+    k_max = outcome.counts.n_min
+    ks = sorted({1 << i for i in range(k_max.bit_length())} | {k_max})
+    points, votes = curve(outcome.counts, ks), accuracy_of(majority, outcome.answers, ks)
+    results = results_of(path, manifest, outcome, ks)
+    summary = (
+        f"{outcome.counts.n_problems:,} problems, {int(outcome.counts.n.sum()):,} samples, "
+        f"{outcome.distinct_texts:.1%} distinct; status {manifest['status']}."
+    )
+    rows = [
+        (f"{p.k:,}", f"{p.coverage:.4f}", f"{p.low:.4f}-{p.high:.4f}", f"{v.accuracy:.4f}")
+        for p, v in zip(points, votes, strict=True)
+    ]
+    settings = json.dumps(manifest["settings"], indent=1)
+    if draw is not None:
+        _make_directory(path / "plots")
+        draw(path / "plots" / "coverage.svg", points, votes)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    markdown = (
+        f"# {path.name}\n\n{summary}\n\n"
+        "| k | coverage | 95 % band | vote |\n| --- | --- | --- | --- |\n"
+        f"{table}\n\n```json\n{settings}\n```\n"
+    )
+    page = _PAGE.format(
+        title=html.escape(path.name),
+        summary=html.escape(summary),
+        picture='<img src="plots/coverage.svg" alt="coverage and vote by k">\n' if draw else "",
+        rows="\n".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows),
+        settings=html.escape(settings),
+    )
+    for name, text in (
+        ("results.json", json.dumps(results, indent=1) + "\n"),
+        ("report.md", markdown),
+        ("report.html", page),
+    ):
+        write_atomically(path / name, text.encode(), 0o644)
+    return results
+
+
+def results_of(
+    path: Path, manifest: dict[str, Any], outcome: Outcome, ks: list[int]
+) -> dict[str, Any]:
+    """Return the contents of results.json; tasks are grouped by checker."""
+    problems: dict[str, str] = manifest["problems"]
+    versions = {verdict.checker: verdict.version for verdict in read_rows(path, Verdict)}
+    at = {name: i for i, name in enumerate(outcome.problem_ids)}
+    groups: dict[str, list[int]] = {}
+    for name, checker in problems.items():
+        groups.setdefault(checker, []).append(at[name])
+    rates = outcome.counts.correct / outcome.counts.n
+    results: dict[str, dict[str, Any]] = {}
+    for checker, members in groups.items():
+        which = np.array(members)
+        counts = type(outcome.counts)(outcome.counts.n[which], outcome.counts.correct[which])
+        figures: dict[str, Any] = {"alias": checker, "acc,none": float(rates[which].mean())}
+        if which.size > 1:
+            figures["acc_stderr,none"] = float(rates[which].std(ddof=1) / np.sqrt(which.size))
+        for point in curve(counts, ks):
+            figures[f"pass@{point.k},none"] = point.coverage
+        results[checker] = figures
+    return {
+        "results": results,
+        "configs": dict.fromkeys(results, manifest["settings"]),
+        "versions": {name: versions.get(name) for name in results},
+        "n-shot": dict.fromkeys(results, 0),
+        "higher_is_better": {
+            name: {metric.split(",")[0]: True for metric in figures if "stderr" not in metric}
+            for name, figures in results.items()
+        },
+        "n-samples": {
+            name: {"original": len(members), "effective": len(members)}
+            for name, members in groups.items()
+        },
+    }
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as e:
+        raise StoreError(f"{path} cannot be made: {e.strerror}") from None
