@@ -9,6 +9,7 @@
 #include "kv/uniform.h"
 #include "matmul/matmul.h"
 #include "norms/norms.h"
+#include "pq/pq.h"
 #include "probe/probe.h"
 #include "sampling/sampling.h"
 
@@ -23,6 +24,7 @@ struct Kernels {
   LandmarkKernels landmark;
   NormKernels norms;
   SamplingKernels sampling;
+  PQKernels pq;
   ProbeKernels probe;
 };
 

@@ -7,6 +7,7 @@
 #include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
+#include "pq/pq_impl.h"
 #include "probe/probe_impl.h"
 #include "sampling/sampling_impl.h"
 
@@ -22,6 +23,7 @@ const Kernels kernels_avx512 = {
     landmark_kernels<Avx512>(),
     norm_kernels<Avx512>(),
     sampling_kernels<Avx512>(),
+    pq_kernels<Avx512>(),
     probe_kernels<Avx512>(),
 };
 

@@ -7,6 +7,7 @@
 #include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
+#include "pq/pq_impl.h"
 #include "probe/probe_impl.h"
 #include "sampling/sampling_impl.h"
 
@@ -22,6 +23,7 @@ const Kernels kernels_neon = {
     landmark_kernels<Neon>(),
     norm_kernels<Neon>(),
     sampling_kernels<Neon>(),
+    pq_kernels<Neon>(),
     probe_kernels<Neon>(),
 };
 

@@ -7,6 +7,7 @@
 #include "kv/uniform_impl.h"
 #include "matmul/matmul_impl.h"
 #include "norms/norms_impl.h"
+#include "pq/pq_impl.h"
 #include "probe/probe_impl.h"
 #include "sampling/sampling_impl.h"
 
@@ -22,6 +23,7 @@ const Kernels kernels_scalar = {
     landmark_kernels<Scalar>(),
     norm_kernels<Scalar>(),
     sampling_kernels<Scalar>(),
+    pq_kernels<Scalar>(),
     probe_kernels<Scalar>(),
 };
 

@@ -456,12 +456,27 @@ static inline void score_codes(const capax::Attend& a, const Tile& tile, const C
                          capax::kSpanTokens, tile.of_codec);
   }
 }
-static inline void add_codes(const capax::Attend& a, const Tile& tile, const CodedPage& page, const float* p,
-                             capax::Range keys, float* out, int64_t ldo) {
+// Pages [begin, end) of a span, which begins at page first_page; `scores`: the tile's weights.
+static inline void add_codes(const capax::Attend& a, const Tile& tile, int32_t kv_head, int64_t first_page, int64_t begin,
+                             int64_t end, capax::Range tile_keys, float* out, int64_t ldo) {
+  using namespace capax;
+  CodeBlock blocks[kSpanTokens / kPageTokens];
+  int64_t parts[kSpanTokens / kPageTokens];
+  for (int64_t page = begin; page < end; ++page) {
+    const CodedPage codes = coded_page_at(a, first_page + page, kv_head);
+    blocks[page - begin] = codes.block;
+    parts[page - begin] = codes.part;
+  }
+  // Weights are there for the whole vectors of `tile_keys`: 0 around them.
+  const int64_t front = tile_keys.begin / 16 * 16, back = (tile_keys.end + 15) / 16 * 16;
+  for (int64_t row = 0; row < tile.n_rows; ++row) {
+    float* p = tile.scores + row * kSpanTokens;
+    for (int64_t j = begin * kPageTokens; j < front; ++j) p[j] = 0.0f;
+    for (int64_t j = back; j < end * kPageTokens; ++j) p[j] = 0.0f;
+  }
   for (int64_t first = 0; first < tile.n_rows; first += kMaxCodecRows)
-    a.codes.codec->add_values(page.block, page.part, p + first * capax::kSpanTokens, capax::kSpanTokens,
-                              least(kMaxCodecRows, tile.n_rows - first), keys.begin, keys.end, out + first * ldo, ldo,
-                              tile.of_codec);
+    a.codes.codec->add_values(blocks, parts, end - begin, tile.scores + first * kSpanTokens + begin * kPageTokens,
+                              kSpanTokens, least(kMaxCodecRows, tile.n_rows - first), out + first * ldo, ldo, tile.of_codec);
 }
 
 // ---- one span, continued ------------------------------------------------------------------------
@@ -504,6 +519,7 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
     KVHead at{};
     if (coded) {
       const CodedPage codes = coded_page_at(a, first_page + page, kv_head);
+      if (by_stream && a.codes.codec->adds_codes(a.codes.layer)) fetch_codes_ahead(a, first_page + page, kv_head, false);
       if (a.codes.codec->scores_codes(a.codes.layer)) {
         score_codes(a, tile, codes, kv_head, tile.scores + page * kPageTokens);
         continue;
@@ -548,17 +564,19 @@ static void span_tile(const capax::Attend& a, const Tile& tile, int32_t kv_head,
     memset(out + 16, 0, static_cast<size_t>(v_stride) * sizeof(float));
   }
 
-  for (int64_t page = page_begin; page < page_end; ++page) {
+  // Codes are older than what is read exactly: their pages come first.
+  int64_t value_begin = page_begin;
+  const int64_t n_coded = least(a.codes.n_pages - first_page, page_end) - page_begin;
+  if (n_coded > 0 && a.codes.codec->adds_codes(a.codes.layer)) {
+    value_begin += n_coded;
+    add_codes(a, tile, kv_head, first_page, page_begin, value_begin, tile_keys, partial + 16, ld_partial);
+  }
+  for (int64_t page = value_begin; page < page_end; ++page) {
     const auto* ahead = page_ahead(page_end - page_begin + page - page_begin);
     const bool coded = is_coded(a, first_page + page), by_copy = coded || converts;
     KVHead at{};
     if (coded) {
       const CodedPage codes = coded_page_at(a, first_page + page, kv_head);
-      if (a.codes.codec->adds_codes(a.codes.layer)) {
-        const Range keys = {most(tile_keys.begin - page * kPageTokens, 0), least(tile_keys.end - page * kPageTokens, kPageTokens)};
-        add_codes(a, tile, codes, tile.scores + page * kPageTokens, keys, partial + 16, ld_partial);
-        continue;
-      }
       a.codes.codec->decode_values(codes.block, codes.part, tile.v_page, tile.of_codec);
     } else {
       at = kv_head_at(a.view, first_page + page, kv_head);

@@ -1,16 +1,19 @@
 // Python face of native/attention.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <optional>
 #include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "kernels.h"
+#include "kv/codec.h"
 #include "kv/bounded.h"
 
 namespace nb = nanobind;
@@ -90,7 +93,7 @@ Scratch scratch_of(int64_t n_floats) {
 
 nb::ndarray<nb::numpy, float> kv_attend(const KVLayout& layout, const Pool& pool, int64_t offset, const Ints& page_table,
                                         const Floats& q, int64_t position0, float scale, int64_t window, int64_t n_keys,
-                                        int64_t tile_tokens, bool by_span) {
+                                        int64_t tile_tokens, bool by_span, const Codec* codec, std::optional<Pool> codes) {
   check(q.ndim() == 3 && q.shape(1) >= 1, "q must be [n_tokens, n_heads, k_dim]");
   const int64_t n_tokens = static_cast<int64_t>(q.shape(0)), n_heads = static_cast<int64_t>(q.shape(1));
   check_rows(q, n_heads, layout.k_dim, "q");
@@ -117,8 +120,20 @@ nb::ndarray<nb::numpy, float> kv_attend(const KVLayout& layout, const Pool& pool
   a.window = static_cast<int32_t>(window);
   a.n_keys = n_keys;
   a.scale = scale;
+  std::vector<int32_t> code_table;
+  if (codec) {
+    check(codes && codec->n_layers() == 1 && codec->block_tokens() == kPageTokens && codec->n_kv_heads() == layout.n_kv_heads &&
+              codec->k_dim() == layout.k_dim && codec->v_dim() == layout.v_dim,
+          "a codec of one layer of the same heads, with blocks of " + std::to_string(kPageTokens) + ", needs codes");
+    check(static_cast<int64_t>(codes->shape(1)) == codec->page_nbytes() && reinterpret_cast<uintptr_t>(codes->data()) % 4 == 0,
+          "codes must be [n_blocks, " + std::to_string(codec->page_nbytes()) + "], aligned to 4 bytes");
+    check(n_keys == 0 && static_cast<int64_t>(codes->shape(0)) * kPageTokens <= position0 + n_tokens,
+          "codes are of blocks that the last query sees");
+    for (int32_t i = 0; i < static_cast<int32_t>(codes->shape(0)); ++i) code_table.push_back(i);
+    a.codes = {codec, codes->data(), codec->page_nbytes(), code_table.data(), 0, {}, static_cast<int64_t>(codes->shape(0))};
+  }
   const AttentionKernels& kernel = kernels().attention;
-  const Scratch scratch = scratch_of(attend_scratch_floats(layout, a.n_group, nullptr));
+  const Scratch scratch = scratch_of(attend_scratch_floats(layout, a.n_group, codec));
   const int64_t span_stride = a.n_group * partial_floats(layout);
   int64_t most_spans = 0;
   for (int64_t t = 0; by_span && t < n_tokens; ++t) {
@@ -269,9 +284,10 @@ void bind_attention(nb::module_& m) {
   m.def("kv_attend", &kv_attend, nb::arg("layout"), nb::arg("pool").noconvert(), nb::arg("offset"),
         nb::arg("page_table").noconvert(), nb::arg("q"), nb::arg("position0"), nb::arg("scale"), nb::arg("window") = 0,
         nb::arg("n_keys") = 0, nb::arg("tile_tokens") = 1 << 20, nb::arg("by_span") = false,
+        nb::arg("codec") = nb::none(), nb::arg("codes") = nb::none(),
         "Attention of q [n_tokens, n_heads, k_dim] at positions position0.. -> [n_tokens, n_heads, v_dim]. Causal, or "
         "bidirectional over n_keys keys. window 0: all keys. tile_tokens and by_span choose how the work is cut and "
-        "never change a bit.");
+        "never change a bit. codec, codes: the first blocks are read from uint8 [n_blocks, codec.page_nbytes].");
   m.def("kv_keep", &kv_keep, nb::arg("layout"), nb::arg("pool").noconvert(), nb::arg("offset"),
         nb::arg("page_table").noconvert(), nb::arg("keep").noconvert(), nb::arg("n_entries"),
         "Entry i of head h becomes what entry keep[h, i] was. keep: int32 [n_kv_heads, n_keep], ascending in a head.");

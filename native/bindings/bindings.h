@@ -26,5 +26,6 @@ void bind_coding(nanobind::module_& m);
 void bind_codec(nanobind::module_& m);
 void bind_retention(nanobind::module_& m);
 void bind_uniform(nanobind::module_& m);
+void bind_pq(nanobind::module_& m);
 
 }  // namespace capax

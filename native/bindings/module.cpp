@@ -66,4 +66,5 @@ NB_MODULE(_native, m) {
   capax::bind_strings(m);
   capax::bind_coding(m);
   capax::bind_retention(m);
+  capax::bind_pq(m);
 }

@@ -59,7 +59,7 @@ void Codec::prepare(int64_t, int32_t, const float*, float*) const {}
 void Codec::score(const CodeBlock&, int64_t, const float* const*, const float* const*, int64_t, float*, int64_t,
                   float*) const {}
 bool Codec::adds_codes(int64_t) const { return false; }
-void Codec::add_values(const CodeBlock&, int64_t, const float*, int64_t, int64_t, int64_t, int64_t, float*, int64_t,
+void Codec::add_values(const CodeBlock*, const int64_t*, int64_t, const float*, int64_t, int64_t, float*, int64_t,
                        float*) const {}
 
 }  // namespace capax

@@ -82,12 +82,12 @@ class Codec {
                      int64_t n_rows, float* s, int64_t lds, float* scratch) const;
 
   // Optional: weighted values straight from codes. If `adds_codes(layer)`, attention calls `add_values`
-  // instead of decode_values + its own product: out[r * ldo + d] += sum over the keys j of
-  // [key_begin, key_end), in order, of p[r * ldp + j] * v_jd, d in [0, v_stride). The same bits for
-  // every n_rows (1 .. 48).
+  // once for all pages of a span that are read from codes (1 .. 8), instead of decode_values + its own
+  // product: out[r * ldo + d] += sum over the keys j of the pages of p[r * ldp + j] * v_jd, d in
+  // [0, v_dim). p is 0 for keys that are not visible. The same bits for every n_rows (1 .. 48).
   virtual bool adds_codes(int64_t layer) const;              // false
-  virtual void add_values(const CodeBlock& block, int64_t page, const float* p, int64_t ldp, int64_t n_rows,
-                          int64_t key_begin, int64_t key_end, float* out, int64_t ldo, float* scratch) const;
+  virtual void add_values(const CodeBlock* blocks, const int64_t* pages, int64_t n_pages, const float* p, int64_t ldp,
+                          int64_t n_rows, float* out, int64_t ldo, float* scratch) const;
 
  protected:
   // sizes: one for each layer. Throws std::invalid_argument for extents out of range.

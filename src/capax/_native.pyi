@@ -150,6 +150,8 @@ def kv_attend(
     n_keys: int = 0,
     tile_tokens: int = ...,
     by_span: bool = False,
+    codec: Codec | None = None,
+    codes: Bytes | None = None,
 ) -> Floats: ...
 def kv_attend_span(
     layout: KVLayout,
@@ -235,6 +237,31 @@ class UniformCodec(Codec):
         before_rotation: bool = False,
         hadamard: bool = False,
     ) -> None: ...
+
+# pq.cpp
+MAX_PQ_BITS: int
+
+def fit_clusters(
+    points: Floats, n_clusters: Ints, n_iterations: int, seed: int, n_threads: int
+) -> Floats: ...
+def nearest_centroids(points: Floats, centroids: Floats) -> Ints: ...
+
+class PQCodec(Codec):
+    def __init__(
+        self,
+        k_books: Sequence[npt.NDArray[np.uint16]],
+        v_books: Sequence[npt.NDArray[np.uint16]],
+        k_book: list[int],
+        v_book: list[int],
+        n_kv_heads: int,
+        k_dim: int,
+        v_dim: int,
+        block_tokens: int = 64,
+        by_subspace: bool = False,
+        uses_tables: bool = False,
+    ) -> None: ...
+    @property
+    def books_nbytes(self) -> int: ...
 
 # program.cpp
 def kv_keep(

@@ -182,7 +182,7 @@ def test_values_that_cannot_be_are_named(
         (["--frequency-penalty", "-3"], "frequency_penalty is -3"),
         (["--seed", str(1 << 65)], "seed is 36893488147419103232"),
         (["--logit-bias", "x"], "--logit-bias is 'x'"),
-        (["--kv", "million"], "KV cache 'million' is unknown"),
+        (["--kv", "billion"], "KV cache 'billion' is unknown"),
         (["-ctk", "q3"], "KV cache 'q3' is unknown"),
     ],
 )

@@ -8,6 +8,7 @@ command = LazyGroup(
     "kv",
     table={
         "cost": ("kv_cost", "Show bytes and operations of XQuant for a model."),
+        "fit": ("kv_fit", "Fit codebooks of the cache 'million' to a model."),
         "inspect": ("kv_inspect", "Show what the gates of a trim cache have learned."),
         "import-gates": ("kv_import_gates", "Make published gates those of a model."),
     },
