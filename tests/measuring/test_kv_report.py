@@ -80,7 +80,7 @@ def test_a_whole_run_and_its_going_on(
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]) + lines[-1][:9])  # killed while the last cell was written
     measured: list[str] = []
-    whole_chunk, one_prompt = kv_report.measure_chunk, needles.answers
+    whole_chunk, one_prompt = kv_report.measure_chunk_in, needles.answers_in
 
     def chunk(*args: object, **kwargs: object) -> object:
         measured.append("chunk")
@@ -90,8 +90,8 @@ def test_a_whole_run_and_its_going_on(
         measured.append("prompt")
         return one_prompt(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(kv_report, "measure_chunk", chunk)
-    monkeypatch.setattr(needles, "answers", prompt)
+    monkeypatch.setattr(kv_report, "measure_chunk_in", chunk)
+    monkeypatch.setattr(needles, "answers_in", prompt)
     with opened(path, settings_of(llm, TEXT, SETTINGS)) as cells:
         assert run(llm, TEXT, chosen, SETTINGS, cells) == reports
     assert measured == ["prompt"]

@@ -48,7 +48,7 @@ from capax.files.config import ModelConfig
 from capax.files.model_file import ModelFile, open_model
 from capax.files.registry import resolve
 from capax.files.tokenizer import Tokenizer, load_tokenizer
-from capax.kv import kv_method
+from capax.kv import KVFootprint, kv_method
 from capax.models import Model, ModelTensors, SequenceSlice, Step
 from capax.planning.budget import Budget
 from capax.planning.machine import read_machine, usable_threads
@@ -304,6 +304,21 @@ class LLM:
         meanwhile. Raises CapacityError if they do not fit the budget together, ConfigError for a
         method that does not work with this model.
         """
+        footprints = self.check_contexts_by(methods, n_tokens)
+        stores = [
+            kv_method(method).open(
+                self.file, MethodContexts.COPIES * f.pages_for(n_tokens), MethodContexts.COPIES
+            )
+            for method, f in zip(methods, footprints, strict=True)
+        ]
+        contexts = MethodContexts(self.engine, self._model, stores)
+        try:
+            yield contexts
+        finally:
+            contexts.reset()
+
+    def check_contexts_by(self, methods: Sequence[str], n_tokens: int) -> list[KVFootprint]:
+        """Return what each method of `contexts_by` takes; raises as it does, and opens nothing."""
         if n_tokens > self.context_len:
             raise ContextLengthError(
                 f"{n_tokens:,} tokens are wanted but the context holds {self.context_len:,}; "
@@ -318,17 +333,7 @@ class LLM:
                 f"{format_size(wanted)} and the budget leaves {format_size(room)}; raise the "
                 "memory budget, or compare fewer methods or fewer tokens"
             )
-        stores = [
-            kv_method(method).open(
-                self.file, MethodContexts.COPIES * f.pages_for(n_tokens), MethodContexts.COPIES
-            )
-            for method, f in zip(methods, footprints, strict=True)
-        ]
-        contexts = MethodContexts(self.engine, self._model, stores)
-        try:
-            yield contexts
-        finally:
-            contexts.reset()
+        return footprints
 
     # --- embedding ----------------------------------------------------------------------
 

@@ -111,11 +111,14 @@ def evaluate(
     if not chunks or len({len(chunk) for chunk in chunks}) != 1 or len(chunks[0]) < 2:
         raise ConfigError("chunks of one length are needed, of at least 2 tokens")
     done: dict[str, list[ChunkQuality]] = {method: [] for method in methods}
-    for number, chunk in enumerate(chunks, 1):
-        for method, quality in measure_chunk(llm, chunk, methods, step=step).items():
-            done[method].append(quality)
-        if on_chunk is not None:
-            on_chunk(number, len(chunks))
+    with llm.contexts_by(methods, len(chunks[0])) as contexts:
+        for number, chunk in enumerate(chunks, 1):
+            found = measure_chunk_in(llm, contexts, chunk, methods, step=step)
+            for method, quality in found.items():
+                done[method].append(quality)
+            contexts.reset()
+            if on_chunk is not None:
+                on_chunk(number, len(chunks))
     return [
         summarize(llm.config, method, len(chunks[0]), done[method], done[methods[0]])
         for method in methods
@@ -126,26 +129,38 @@ def measure_chunk(
     llm: LLM, chunk: Sequence[int], methods: Sequence[str], *, step: int = STEP_TOKENS
 ) -> dict[str, ChunkQuality]:
     """Run one chunk under each method, the first of which is the reference of the others."""
-    sums = [_Sums() for _ in methods]
     with llm.contexts_by(methods, len(chunk)) as contexts:
-        for begin in range(0, len(chunk), step):
-            tokens = chunk[begin : begin + step]
-            targets = np.array(chunk[begin + 1 : begin + 1 + len(tokens)], np.int64)
-            expected = Expected(len(tokens), llm.config.vocab_size)
-            is_last = begin + step >= len(chunk)
-            for index, method in enumerate(methods):
-                for first, logits in _each_logits(contexts, index, method, tokens, is_last):
-                    rows = slice(first, first + len(logits))
-                    if not np.isfinite(logits).all():
-                        raise CapaxError(
-                            f"KV method {method} gave logits that are not finite near position "
-                            f"{begin + first:,}; leave it out, or give other options"
-                        )
-                    x = logits.astype(np.float64)
-                    if index == 0:
-                        expected.fill(rows, x)
-                    sums[index].add(expected, rows, x, targets[rows])
-                    sums[index].nbytes = max(sums[index].nbytes, contexts.nbytes_of(index))
+        return measure_chunk_in(llm, contexts, chunk, methods, step=step)
+
+
+def measure_chunk_in(
+    llm: LLM,
+    contexts: MethodContexts,
+    chunk: Sequence[int],
+    methods: Sequence[str],
+    *,
+    step: int = STEP_TOKENS,
+) -> dict[str, ChunkQuality]:
+    """Do so in the empty contexts of these methods."""
+    sums = [_Sums() for _ in methods]
+    for begin in range(0, len(chunk), step):
+        tokens = chunk[begin : begin + step]
+        targets = np.array(chunk[begin + 1 : begin + 1 + len(tokens)], np.int64)
+        expected = Expected(len(tokens), llm.config.vocab_size)
+        is_last = begin + step >= len(chunk)
+        for index, method in enumerate(methods):
+            for first, logits in _each_logits(contexts, index, method, tokens, is_last):
+                rows = slice(first, first + len(logits))
+                if not np.isfinite(logits).all():
+                    raise CapaxError(
+                        f"KV method {method} gave logits that are not finite near position "
+                        f"{begin + first:,}; leave it out, or give other options"
+                    )
+                x = logits.astype(np.float64)
+                if index == 0:
+                    expected.fill(rows, x)
+                sums[index].add(expected, rows, x, targets[rows])
+                sums[index].nbytes = max(sums[index].nbytes, contexts.nbytes_of(index))
     return {m: s.result() for m, s in zip(methods, sums, strict=True)}
 
 
@@ -296,7 +311,8 @@ def check_methods(llm: LLM, methods: Sequence[str], n_tokens: int) -> None:
     """
     for method in methods[1:]:
         try:
-            with llm.contexts_by([methods[0], method], n_tokens):
+            llm.check_contexts_by([methods[0], method], n_tokens)
+            with llm.contexts_by([method], n_tokens):
                 pass
         except CapaxError as e:
             raise type(e)(f"KV method {method}: {e}") from None

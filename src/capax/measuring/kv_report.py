@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from capax.measuring.kv_quality import (
     ChunkQuality,
     Row,
     check_methods,
-    measure_chunk,
+    measure_chunk_in,
     summarize,
     takes_whole_blocks,
 )
@@ -215,9 +215,7 @@ def run(
     stacks = _haystacks(llm, text, settings)
     methods = chosen.methods
     stepwise = [m for m in methods if not takes_whole_blocks(m)]
-    for i, chunk in enumerate(chunks):
-        tell("chunks", i, len(chunks))
-        _measure_quality(llm, chunk, i, methods, cells)
+    _measure_quality(llm, chunks, methods, cells, tell)
     tell("chunks", len(chunks), len(chunks))
     for i, depth in enumerate(settings.depths):
         tell("depths", i, len(settings.depths))
@@ -226,23 +224,36 @@ def run(
             cells.add(_measure_speed(llm, text, group, depth, settings.bursts))
     tell("depths", len(settings.depths), len(settings.depths))
     n_prompts = sum(map(len, stacks.values())) * len(stepwise)
-    for n_done, (kind, i, method) in enumerate(_prompts(stacks, stepwise)):
-        tell("prompts", n_done, n_prompts)
-        if (kind, method, i) not in cells:
-            said = needles.answers(llm, method, stacks[kind][i])
-            right = needles.n_right(stacks[kind][i], said)
-            cells.add({(kind, method, i): {"n_right": right, "n": len(said), "answers": said}})
+    for n_done, method in enumerate(stepwise):
+        tell("prompts", n_done * (n_prompts // len(stepwise)), n_prompts)
+        _measure_needles(llm, stacks, method, settings, cells)
     tell("prompts", n_prompts, n_prompts)
     return [_report(llm, m, chosen, settings, len(chunks), stacks, cells) for m in methods]
 
 
-def _prompts(
-    stacks: Mapping[str, Sequence[needles.Haystack]], methods: Sequence[str]
-) -> Iterator[tuple[str, int, str]]:
-    for kind, several in stacks.items():
-        for i in range(len(several)):
-            for method in methods:
-                yield kind, i, method
+def _measure_needles(
+    llm: LLM,
+    stacks: Mapping[str, Sequence[needles.Haystack]],
+    method: str,
+    settings: Settings,
+    cells: Cells,
+) -> None:
+    """Let a method answer what it has not answered yet."""
+    missing = [
+        (kind, i)
+        for kind, several in stacks.items()
+        for i in range(len(several))
+        if (kind, method, i) not in cells
+    ]
+    if not missing:
+        return
+    with llm.contexts_by([method], settings.context + needles.QUESTION_ROOM) as contexts:
+        for kind, i in missing:
+            stack = stacks[kind][i]
+            said = needles.answers_in(llm, contexts, 0, stack)
+            right = needles.n_right(stack, said)
+            cells.add({(kind, method, i): {"n_right": right, "n": len(said), "answers": said}})
+            contexts.reset()
 
 
 def _haystacks(llm: LLM, text: str, settings: Settings) -> dict[str, list[needles.Haystack]]:
@@ -261,8 +272,8 @@ def _groups(llm: LLM, methods: list[str], n_tokens: int, *before: str) -> Iterab
     if not methods:
         return []
     try:
-        with llm.contexts_by([*before, *methods], n_tokens):
-            return [methods]
+        llm.check_contexts_by([*before, *methods], n_tokens)
+        return [methods]
     except CapacityError as e:
         if len(methods) == 1:
             raise CapacityError(f"KV method {methods[0]}: {e}") from None
@@ -274,16 +285,27 @@ def _groups(llm: LLM, methods: list[str], n_tokens: int, *before: str) -> Iterab
 
 
 def _measure_quality(
-    llm: LLM, chunk: Sequence[int], number: int, methods: Sequence[str], cells: Cells
+    llm: LLM,
+    chunks: Sequence[Sequence[int]],
+    methods: Sequence[str],
+    cells: Cells,
+    tell: Progress,
 ) -> None:
-    reference = methods[0]
-    missing = [m for m in methods[1:] if ("quality", m, number) not in cells]
-    if not missing and ("quality", reference, number) not in cells:
+    """Compare on every chunk the methods that miss it, as many at once as fit the budget."""
+    reference, every = methods[0], range(len(chunks))
+    missing = [m for m in methods[1:] if any(("quality", m, i) not in cells for i in every)]
+    if not missing and any(("quality", reference, i) not in cells for i in every):
         missing = [reference]
-    for group in _groups(llm, missing, len(chunk), reference):
+    for group in _groups(llm, missing, len(chunks[0]), reference):
         together = list(dict.fromkeys([reference, *group]))
-        found = measure_chunk(llm, chunk, together)
-        cells.add({("quality", m, number): q.to_json() for m, q in found.items()})
+        with llm.contexts_by(together, len(chunks[0])) as contexts:
+            for i, chunk in enumerate(chunks):
+                tell("chunks", i, len(chunks))
+                if all(("quality", m, i) in cells for m in together):
+                    continue
+                found = measure_chunk_in(llm, contexts, chunk, together)
+                cells.add({("quality", m, i): q.to_json() for m, q in found.items()})
+                contexts.reset()
 
 
 def _measure_speed(
