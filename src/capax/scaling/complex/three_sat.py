@@ -44,6 +44,8 @@ def solutions(clauses: np.ndarray, n: int) -> np.ndarray:
     for shift, want in zip(shifts, wanted, strict=True):
         bits = (numbers[:, None] >> shift & 1).astype(bool)
         numbers = numbers[(bits == want).any(axis=1)]
+        if not numbers.size:
+            break
     return numbers
 
 
