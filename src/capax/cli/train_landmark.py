@@ -46,4 +46,5 @@ def command(folder: Path, is_twin: bool, steps: int, seed: int, threads: int) ->
         )
 
     path = train_landmark(folder, recipe, is_twin=is_twin, threads=threads, on_report=say)
-    console().note(f"{path}: next, capax run {path} --kv landmark:k=4")
+    options = "" if is_twin else " --kv landmark:k=4"
+    console().note(f"{path}: next, capax run {path}{options}")
