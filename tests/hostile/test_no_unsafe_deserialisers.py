@@ -13,7 +13,7 @@ MODULES = {
     "pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib",
     "jsonpickle", "pandas",
 }  # fmt: skip
-# The program of the isolated process; it runs generated code, after the lock-down, and nothing else.
+# The program of the isolated process; it runs generated code, after the lock-down.
 SANDBOXED = Path("scaling/sandbox/inside.py")
 RUNS_CODE = (" exec()", " compile()")
 BUILTINS = {"eval", "exec", "compile", "__import__"}
