@@ -1,0 +1,178 @@
+"""Price a server's queries while others load the machine, and see whether the load is removed.
+
+    python -m benchmarks.contention --model smollm2-135m --out benchmarks/results
+
+The same grid of queries goes to `capax serve` three times: with nothing else running, beside bursts
+of busy processes with pauses longer than the longest query, and beside processes that never pause.
+Bursts: the minimum of each cell must come near the quiet fit where the mean does not. Without
+pauses only the time per token can be had, from the gaps between streamed tokens. Writes
+`contention.json` and `contention.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.run import about, find_model, keep
+from benchmarks.serving import Settings, answered, client_of
+from capax.measuring.idealized_runtime import Cell, Fit, Sample, cells, denoise, fit, token_gap_beta
+from capax.measuring.load.http import Client
+from capax.measuring.load.workload import Length, plan_load
+
+PROMPTS, OUTPUTS = (16, 64, 128, 256), (1, 4, 8, 16)
+CONTEXT = 512
+BURST_S, PAUSE_S = (0.2, 0.6), (0.6, 1.2)  # ranges that each burst and each pause is drawn from
+N_BUSY = 4  # two for each of two cores: alone, one would only take the idle core
+CONDITIONS = ("quiet", "bursts", "steady")
+
+
+def busy(seed: int, steady: bool) -> None:
+    """Keep a core busy until terminated, in bursts or without a pause."""
+    rng = np.random.default_rng(seed)
+    while True:
+        until = time.monotonic() + rng.uniform(*BURST_S)
+        while time.monotonic() < until:
+            pass
+        if not steady:
+            time.sleep(rng.uniform(*PAUSE_S))
+
+
+@contextlib.contextmanager
+def load_of(condition: str) -> Iterator[None]:
+    """Run the busy processes of a condition. Bursts begin and end together: same seed."""
+    n = 0 if condition == "quiet" else N_BUSY
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=busy, args=(1, condition == "steady")) for _ in range(n)]
+    try:
+        for process in processes:
+            process.start()
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+async def timed(client: Client, repeats: int, seed: int) -> tuple[list[Sample], list[float]]:
+    """Time the grid in a random order, one query at a time; also the gaps between tokens."""
+    rng = np.random.default_rng(seed)
+    samples: list[Sample] = []
+    gaps: list[float] = []
+    for repeat in range(repeats):
+        grid = list(product(PROMPTS, OUTPUTS))
+        for i in rng.permutation(len(grid)):
+            p, o = grid[i]
+            number = seed * 100_000 + repeat * len(grid) + int(i)  # no prompt comes twice
+            (outcome,) = await answered(client, plan_load([Length(p, o)], np.zeros(1), number))
+            if outcome.n_tokens != o:
+                raise RuntimeError(f"{outcome.n_tokens} tokens came where {o} were asked for")
+            samples.append(Sample(p, o, outcome.latency_s))
+            gaps += outcome.gaps_s if o == max(OUTPUTS) else []
+    return samples, gaps
+
+
+async def contention(settings: Settings) -> dict[str, Any]:
+    """Return the quiet profile and what is left of each kind of load."""
+    found: dict[str, Any] = {}
+    async with client_of(settings, 1, CONTEXT) as client:
+        for seed, condition in enumerate(CONDITIONS, 1):
+            with load_of(condition):
+                samples, gaps = await timed(client, settings.rounds, seed)
+            found[condition] = {
+                "samples": [[s.p, s.o, s.seconds] for s in samples],
+                "token_gap_s": token_gap_beta(gaps, [0] * len(gaps)),
+            }
+    quiet = fit(cells(_samples(found["quiet"])))
+    for condition in CONDITIONS:
+        found[condition] |= judged(_samples(found[condition]), quiet)
+    found["quiet"]["beta"] = quiet.model.beta
+    found["token_gap_ratio"] = found["steady"]["token_gap_s"] / found["quiet"]["token_gap_s"]
+    return found
+
+
+def judged(samples: list[Sample], quiet: Fit) -> dict[str, float]:
+    """Return raw means, and the denoised fit, as medians over cells of multiples of the quiet fit.
+
+    `denoised_error`: median over cells of |denoised / quiet - 1|.
+    """
+
+    def ratios(measured: list[Cell]) -> np.ndarray:
+        return np.array([c.seconds / quiet.model.seconds(c.p, c.o) for c in measured])
+
+    raw = cells(samples, "mean")
+    clean = denoise(samples, remove_overhead=False).model
+    cleaned = ratios([Cell(c.p, c.o, clean.seconds(c.p, c.o)) for c in raw])
+    return {
+        "mean_ratio": float(np.median(ratios(raw))),
+        "denoised_ratio": float(np.median(cleaned)),
+        "denoised_error": float(np.median(abs(cleaned - 1))),
+    }
+
+
+def _samples(part: dict[str, Any]) -> list[Sample]:
+    return [Sample(*row) for row in part["samples"]]
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw every cell: the quiet fit across, mean and minimum under each load upwards."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    quiet = fit(cells(_samples(found["quiet"]))).model
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 4), sharex=True, sharey=True)
+    for axis, condition in zip(axes, CONDITIONS[1:], strict=True):
+        samples = _samples(found[condition])
+        for by, mark, color in (("mean", "o", "#c2703d"), ("min", "s", "#2f6f8f")):
+            measured = cells(samples, "mean" if by == "mean" else "min")
+            across = [1e3 * quiet.seconds(c.p, c.o) for c in measured]
+            axis.plot(across, [1e3 * c.seconds for c in measured], mark, color=color, ms=4,
+                      label="mean of repeats" if by == "mean" else "least of repeats")  # fmt: skip
+        ends = [min(across), max(across)]
+        axis.plot(ends, ends, color="#888", lw=1, label="as if nothing else ran")
+        axis.set(xscale="log", yscale="log", xlabel="quiet fit (ms)", title=f"load: {condition}")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("measured (ms)")
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> int:
+    """Measure, keep and draw."""
+    parser = argparse.ArgumentParser(description="remove contention from a server's times")
+    parser.add_argument("--model", default="smollm2-135m", help="a pulled name or a GGUF file")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=12, help="repeats of each cell")
+    options = parser.parse_args()
+    settings = Settings(find_model(options.model), options.threads, options.rounds)
+    facts = about(options.model, settings.model, settings.threads, settings.rounds)
+    found = asyncio.run(contention(settings))
+    keep(options.out / "contention.json", "contention", facts | found)
+    draw(found, options.out / "contention.png")
+    for condition in CONDITIONS:
+        part = found[condition]
+        print(
+            f"{condition:<7} mean {part['mean_ratio']:.2f} x quiet, "
+            f"denoised {part['denoised_ratio']:.2f} x (median error {part['denoised_error']:.1%})"
+        )
+    print(f"steady  time between tokens {found['token_gap_ratio']:.2f} x quiet (5 % quantile)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
