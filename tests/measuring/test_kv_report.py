@@ -120,3 +120,17 @@ def test_methods_that_do_not_fit_together_are_measured_in_turn(llm: LLM) -> None
         reports = run(narrow, TEXT, chosen, settings, Cells(), lambda *news: told.append(news))
     assert [r.quality for r in reports] == [r.quality for r in everything]
     assert told[-1] == ("prompts", 6, 6)
+
+
+def test_a_method_is_opened_once_per_part(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened_methods: list[str] = []
+    by = LLM.contexts_by
+
+    def counting(self: LLM, methods: list[str], n_tokens: int) -> object:
+        opened_methods.extend(methods)
+        return by(self, methods, n_tokens)
+
+    monkeypatch.setattr(LLM, "contexts_by", counting)
+    chosen = choose(llm.config, ["f16"])
+    run(llm, TEXT, chosen, SETTINGS, Cells())
+    assert opened_methods.count("f16") == 1 + len(SETTINGS.depths) + 1  # chunks, depths, needles
