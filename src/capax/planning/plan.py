@@ -182,7 +182,7 @@ def plan_run(
         limit=budget.resolve(machine),
         shape=Shape(
             context_len=full,
-            kv=("f32" if encoder else "f16") if kv is None else kv_name(kv),
+            kv=_default_kv(model) if kv is None else _checked_kv(model, kv),
             threads=n_threads,
             # An encoder sees a text as a whole or not at all.
             prefill_chunk=max(prefill_chunk, full) if encoder else min(prefill_chunk, full),
@@ -190,7 +190,7 @@ def plan_run(
             logit_rows=logit_rows,
         ),
         is_context_fixed=context_len is not None,
-        is_kv_fixed=kv is not None,
+        is_kv_fixed=kv is not None or model.config.landmark is not None,
         available_at_most=Budget(MAX_NBYTES).resolve(machine).nbytes,
         probe=probe,
     )
@@ -210,6 +210,22 @@ def plan_run(
         prediction=None if probe is None or encoder else predict(model, shape, probe),
         notes=(*thread_notes(machine, threads), *_notes(wish, shape, budget)),
     )
+
+
+def _default_kv(model: ModelFile) -> str:
+    if model.config.landmark is not None:
+        return "landmark"
+    return "f32" if model.config.encoder else "f16"
+
+
+def _checked_kv(model: ModelFile, kv: str) -> str:
+    name = kv_name(kv)
+    if model.config.landmark is not None and name.partition(":")[0] != "landmark":
+        raise ConfigError(
+            f"{model.path.name} was trained with landmark tokens, which {name!r} neither inserts "
+            "nor reads by; use kv=landmark"
+        )
+    return name
 
 
 def _check(name: str, value: int, low: int, high: int, why: str) -> None:
