@@ -95,7 +95,7 @@ async def test_the_server_reuses_prefixes_of_codes(server: httpx2.AsyncClient) -
 
 @pytest.mark.parametrize("kv", ["f16", "kivi:bits=4"])
 def test_landmark_tokens_need_the_landmark_cache(kv: str) -> None:
-    with pytest.raises(ConfigError, match="trained with landmark tokens.* use kv=landmark"):
+    with pytest.raises(ConfigError, match=r"trained with landmark tokens.* use kv=landmark"):
         LLM(landmark_model(), kv=kv, ctx_size=256)
     with LLM(landmark_model(), ctx_size=256, threads=1) as llm:
         assert llm.plan.kv == "landmark"
