@@ -1,0 +1,136 @@
+"""Put measured tables of single methods into their pages, from the JSON in benchmarks/results.
+
+    python -m benchmarks.method_pages --results benchmarks/results --docs docs
+
+A page is changed between its markers `<!-- NAME:begin -->` and `<!-- NAME:end -->` only, and only if
+there is a result; pictures are copied beside the others of the docs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import insert
+
+
+def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    """Return a Markdown table, all columns but the first to the right."""
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " --: |" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def xl3m(result: dict[str, Any]) -> str:
+    """Share of prompts answered by who selects, with 95 % intervals."""
+    selectors = ["oracle", "both", "question_nll", "entropy", "bm25", "random", "head_tail"]
+    kinds = {
+        "12 segments: pass_key": "pass key, 12 segments",
+        "12 segments: city": "magic number",
+        "12 segments: cities": "magic number among other cities",
+        "12 segments: other_words": "asked in other words",
+        "32 K: all": "32 K tokens",
+        "128 K: all": "128 K tokens",
+    }
+
+    def rows() -> Iterator[list[str]]:
+        for name, label in kinds.items():
+            group = result["summary"].get(name)
+            if group is None:
+                continue
+            rates = [group["answered"][s] for s in selectors]
+            cells = [f"{r['rate']:.0%}" for r in rates]
+            low, high = rates[1]["interval"]
+            cells[1] += f" ({low:.0%}–{high:.0%})"
+            area = group["auroc_within_questions"]
+            yield [f"{label} ({rates[0]['n']})", *cells, f"{area:.2f}"]
+
+    head = ["prompts", *(s.replace("_", " ") for s in selectors), "AUROC of −entropy"]
+    text = table(["answered exactly" if i == 0 else h for i, h in enumerate(head)], rows())
+    hits = result["summary"]["12 segments: all"]["hit"]
+    text += (
+        f"\n\nOf all prompts with 12 segments the needle's was among the three kept in "
+        f"{hits['both']['rate']:.0%} by `both`, {hits['entropy']['rate']:.0%} by `entropy`, "
+        f"{hits['bm25']['rate']:.0%} by BM25 and {hits['random']['rate']:.0%} at random."
+    )
+    return text + "\n\n![Prompts answered by selector and length](images/xl3m.png)"
+
+
+def knowledge(result: dict[str, Any]) -> str:
+    """What was known, per parameter, and what encodings lose."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in result["rows"]:
+            recipe, best = row["recipe"], row["encodings"]["F32"]
+            losses = [
+                f"{1 - row['encodings'][e]['bits'] / best['bits']:.1%}"
+                for e in ("Q8_0", "Q5_0", "Q4_1", "Q4_0")
+            ]
+            extra = "" if recipe["junk"] == "none" else f", {recipe['junk']} junk"
+            extra += ", tagged" if recipe["tag"] else ""
+            extra += f", seed {recipe['seed']}" if recipe["seed"] else ""
+            yield [
+                f"{recipe['people']:,} × {recipe['exposures']}{extra}",
+                f"{row['n_parameters'] / 1e3:.0f} K",
+                f"{best['bits_per_parameter']:.3f}",
+                f"{best['share_known']:.1%}",
+                f"{best['recall']:.0%}",
+                *losses,
+            ]
+
+    head = ["people × exposures", "parameters", "bits per parameter", "known", "recall"]
+    text = table([*head, "lost in Q8_0", "Q5_0", "Q4_1", "Q4_0"], rows())
+    return text + "\n\n![Bits known, and lost by encodings](images/knowledge.png)"
+
+
+def million(result: dict[str, Any]) -> str:
+    """Losses of product codes and of plain codes of as many bits, on texts of two domains."""
+    texts = list(result["losses"])
+    by = {t: {r["method"]: r for r in result["losses"][t]} for t in texts}
+
+    def rows() -> Iterator[list[str]]:
+        for method in by[texts[0]]:
+            cells = []
+            for t in texts:
+                row = by[t][method]
+                cells += [f"{row['kl']:.4f}", f"{row['perplexity']:.2f}"]
+            yield [f"`{method}`", *cells]
+
+    head = ["method"]
+    for t in texts:
+        head += [f"KL, {t}", f"perplexity, {t}"]
+    return table(head, rows()) + "\n\n![Loss by bits](images/million.png)"
+
+
+PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "xl3m": ("xl3m.md", xl3m),
+    "knowledge": ("knowledge-capacity.md", knowledge),
+    "million": ("million.md", million),
+}
+
+
+def main() -> int:
+    """Renew every page that has a result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    options = parser.parse_args()
+    for name, (page, make) in PAGES.items():
+        path = options.results / f"{name}.json"
+        if not path.exists():
+            continue
+        target = options.docs / page
+        markers = (f"<!-- {name}:begin -->", f"<!-- {name}:end -->")
+        text = insert(target.read_text(encoding="utf-8"), make(json.loads(path.read_text())), markers)
+        target.write_text(text, encoding="utf-8")
+        shutil.copy(path.with_suffix(".png"), options.docs / "images" / f"{name}.png")
+        print(f"renewed {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
