@@ -33,7 +33,7 @@ from capax.files.model_file import open_model
 from capax.files.registry import resolve
 from capax.files.safetensors import SafetensorsFile
 from capax.files.tokenizer import load_tokenizer
-from capax.kv import KVCache, parse_kv
+from capax.kv import AttentionInput, KVCache, parse_kv
 from capax.kv.bounded import BoundedStore
 from capax.kv.retention_gates import RetentionGates, read_gates
 from capax.kv.trim import Gates, Trim, TrimPolicy
@@ -216,48 +216,67 @@ def recall(bench: Bench, n_documents: int, n_tokens: int = 512) -> list[dict[str
 # --- time and memory --------------------------------------------------------------------
 
 
-def decode_ms(bench: Bench, cache: KVCache, depth: int, repeats: int) -> float:
-    """Return the median time of a decoded token after `depth` tokens."""
+def decode_ms(
+    bench: Bench, one: KVCache, other: KVCache, depth: int, repeats: int
+) -> tuple[float, float]:
+    """Return the median times of a decoded token after `depth` tokens, taken in turns."""
     tokens = (bench.held_out * 2)[: depth + repeats]
-    bench.logits(cache, tokens[:depth], range(0))
-    times = []
+    times: tuple[list[float], list[float]] = ([], [])
+    for cache in (one, other):
+        bench.logits(cache, tokens[:depth], range(0))
     for token in tokens[depth:]:
+        for cache, taken in zip((one, other), times, strict=True):
+            started = time.perf_counter()
+            bench.logits(cache, [token], range(1))
+            taken.append(1e3 * (time.perf_counter() - started))
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+class TimedPolicy(TrimPolicy):
+    """Takes the times of the gates and of their input, where they run, with cold caches."""
+
+    input_seconds = gate_seconds = 0.0
+
+    def written(self, layer: int, inputs: AttentionInput) -> Floats:
         started = time.perf_counter()
+        x = inputs.x()
+        between = time.perf_counter()
+        said = self._gates.log_beta(layer, x)
+        self.input_seconds += between - started
+        self.gate_seconds += time.perf_counter() - between
+        return said
+
+
+def gates_shares(bench: Bench, memory: int, n_tokens: int) -> tuple[float, float]:
+    """Return the shares of decode that the gates take, and the norm that makes their input."""
+    method = Trim(gates=str(bench.gates_path), memory=memory, buffer=BUFFER)
+    policy = TimedPolicy(bench.gates, 0)
+    cache = BoundedStore(method, bench.config, policy, 1).new()
+    bench.logits(cache, bench.held_out[:512], range(0))
+    policy.gate_seconds = policy.input_seconds = 0.0
+    started = time.perf_counter()
+    for token in bench.held_out[512 : 512 + n_tokens]:
         bench.logits(cache, [token], range(1))
-        times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times)
-
-
-def gates_ms(bench: Bench, repeats: int) -> float:
-    """Return the median time of all gates for one token."""
-    x = np.random.default_rng(0).standard_normal((1, bench.config.d_model)).astype(np.float32)
-
-    def once() -> float:
-        started = time.perf_counter()
-        for layer in range(bench.config.n_layers):
-            bench.gates.log_beta(layer, x)
-        return time.perf_counter() - started
-
-    return 1e3 * statistics.median(once() for _ in range(repeats))
+    whole = time.perf_counter() - started
+    return policy.gate_seconds / whole, policy.input_seconds / whole
 
 
 def overhead(bench: Bench, depth: int, repeats: int = 40) -> dict[str, Any]:
     """Return times of a decoded token at a depth, and whether memory stays as it is."""
-    bounded = bench.cache("trim", 256)
-    trim = decode_ms(bench, bounded, depth, repeats)
-    full = decode_ms(bench, bench.cache("full", 0), depth, repeats)
-    gates = gates_ms(bench, 5 * repeats)
-    early = bench.cache("trim", 256)
+    early, late, full = bench.cache("trim", 256), bench.cache("trim", 256), bench.cache("full", 0)
     bench.logits(early, bench.held_out[:1024], range(0))
+    trim_ms, full_ms = decode_ms(bench, late, full, depth, repeats)
+    gates, inputs = gates_shares(bench, 256, repeats)
     return {
         "depth": depth,
         "memory": 256,
-        "trim_ms": trim,
-        "full_ms": full,
-        "gates_ms": gates,
-        "gates_share": gates / trim,
+        "trim_ms": trim_ms,
+        "full_ms": full_ms,
+        "gates_share": gates,
+        "gates_input_share": inputs,
         "nbytes_at_1024": early.nbytes,
-        "nbytes_at_depth": bounded.nbytes,
+        "nbytes_at_depth": late.nbytes,
+        "nbytes_full": full.nbytes,
     }
 
 

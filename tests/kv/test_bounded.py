@@ -14,7 +14,8 @@ from capax.kv.h2o import H2OPolicy
 from capax.kv.random_eviction import RandomPolicy
 from capax.kv.snapkv import SnapPolicy, pooled
 from capax.kv.stream import StreamPolicy
-from tests.kv.bounded_runs import Runner, heads, some_ids, tiny
+from capax.kv.trim import TrimPolicy
+from tests.kv.bounded_runs import PlannedGates, Runner, heads, some_ids, tiny
 from tests.models import gguf_model
 
 RULES = ("stream", "h2o", "snapkv", "random")
@@ -57,6 +58,13 @@ def test_snapkv_keeps_neighbours_of_what_the_window_attends_to() -> None:
     assert pooled(np.array([[0, 0, 5, 0, 0, 1]], np.float32), 3).tolist() == [[0, 5, 5, 5, 1, 1]]
     e = entries([0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 5, 0, 0, 1, 0, 0])
     assert kept(SnapPolicy(2, 3), e, 5) == [1, 2, 3, 6, 7]
+
+
+def test_trim_keeps_first_and_last_ones_only_if_it_is_told_to() -> None:
+    e = entries([0, 1, 2, 3, 4, 5], [-9.0, -1.0, -0.1, -0.01, -0.1, -9.0])
+    gates = PlannedGates(lambda layer, p: [0.0])
+    assert kept(TrimPolicy(gates), e, 3) == [2, 3, 4]
+    assert kept(TrimPolicy(gates, window=1, sinks=1), e, 3) == [0, 3, 5]
 
 
 def test_random_keeps_a_sample_that_does_not_age() -> None:
@@ -189,7 +197,7 @@ def test_the_default_buffer_fills_the_page() -> None:
         ("snapkv:window=17,buffer=16", "window=17 is not in 1..16"),
         ("snapkv:pool=4", "pool=4 is not an odd number"),
         ("trim:memory=64", "needs gates="),
-        ("trim:gates=g,window=200", "window=200 is not in 0..memory = 128"),
+        ("trim:gates=g,window=200", "window=200 and sinks=0 are not in 0..memory = 128"),
     ],
 )
 def test_options_out_of_range_are_refused(spec: str, message: str) -> None:

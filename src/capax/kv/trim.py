@@ -36,31 +36,41 @@ class Gates(Protocol):
 
 
 class TrimPolicy(Policy):
-    """The score is log beta^age. `window`: so many of the last tokens stay whatever it says."""
+    """The score is log beta^age.
 
-    def __init__(self, gates: Gates, window: int) -> None:
-        self._gates, self._window = gates, window
+    `window`, `sinks`: so many of the last and of the first tokens stay whatever it says.
+    """
+
+    def __init__(self, gates: Gates, window: int = 0, sinks: int = 0) -> None:
+        self._gates, self._window, self._sinks = gates, window, sinks
 
     def written(self, layer: int, inputs: AttentionInput) -> Floats:
         return self._gates.log_beta(layer, inputs.x())
 
     def scores(self, entries: Entries) -> Scores:
         age = entries.now - entries.positions.astype(np.float64) + 1
-        return np.where(recent(entries, self._window), np.inf, entries.numbers * age)
+        stay = recent(entries, self._window) | (entries.positions < self._sinks)
+        return np.where(stay, np.inf, entries.numbers * age)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trim(BoundedMethod):
-    """Options: the file of gates, and how many recent tokens are kept whatever the gates say."""
+    """Options: the file of gates; how many recent and first tokens stay whatever the gates say.
+
+    `sinks`: gates may lose the first tokens of a text unlike those they were trained on.
+    """
 
     notes: ClassVar[bool] = True
     gates: str
     window: int = 0
+    sinks: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.window <= self.memory:
-            raise ConfigError(f"window={self.window} is not in 0..memory = {self.memory}")
+        if self.window < 0 or self.sinks < 0 or self.window + self.sinks > self.memory:
+            raise ConfigError(
+                f"window={self.window} and sinks={self.sinks} are not in 0..memory = {self.memory}"
+            )
 
     def shared_nbytes(self, config: ModelConfig) -> int:
         """Return the bytes of the gates."""
@@ -68,7 +78,7 @@ class Trim(BoundedMethod):
 
     def policy(self, model: ModelFile) -> Policy:
         """Return what decides. Raises FileFormatError for gates of another model."""
-        return TrimPolicy(read_gates(self.gates, model), self.window)
+        return TrimPolicy(read_gates(self.gates, model), self.window, self.sinks)
 
 
 register(
