@@ -162,6 +162,7 @@ nb::ndarray<nb::numpy, float> kv_attend(const KVLayout& layout, const Pool& pool
 // Entries of a cache that keeps a bounded set of tokens.
 void kv_keep(const KVLayout& layout, const Pool& pool, int64_t offset, const Ints& page_table, const Ints& keep,
              int64_t n_entries) {
+  check(layout.type != KVType::int8, "entries are kept in a float type, not in int8");
   check(keep.ndim() == 2 && keep.shape(0) == static_cast<size_t>(layout.n_kv_heads),
         "keep must be [" + std::to_string(layout.n_kv_heads) + ", n_keep]");
   check(n_entries >= 0 && n_entries <= kMaxPosition, "n_entries " + std::to_string(n_entries) + " is out of range");
@@ -180,6 +181,7 @@ void kv_keep(const KVLayout& layout, const Pool& pool, int64_t offset, const Int
 
 void kv_add_attention(const KVLayout& layout, const Pool& pool, int64_t offset, const Ints& page_table, const Floats& q,
                       int64_t entry0, float scale, const MutableFloats& weights) {
+  check(layout.type != KVType::int8, "entries are kept in a float type, not in int8");
   check(q.ndim() == 3 && q.shape(1) >= 1, "q must be [n_tokens, n_heads, k_dim]");
   const int64_t n_heads = static_cast<int64_t>(q.shape(1));
   check_rows(q, n_heads, layout.k_dim, "q");

@@ -22,10 +22,6 @@ void keep_elements(const KVView& view, int32_t kv_head, const int32_t* keep, int
     const T* v_from = reinterpret_cast<const T*>(from.v) + source * v_stride;
     T* v_to = reinterpret_cast<T*>(to.v) + target * v_stride;
     for (int64_t d = 0; d < v_stride; ++d) v_to[d] = v_from[d];
-    if (layout.type == KVType::int8) {
-      to.k_scale[target] = from.k_scale[source];
-      to.v_scale[target] = from.v_scale[source];
-    }
   }
 }
 
@@ -43,10 +39,7 @@ void load_keys(const KVView& view, int64_t page, int32_t kv_head, float* out) {
     case KVType::bf16:
       for (int64_t i = 0; i < n; ++i) out[i] = bf16_to_f32(reinterpret_cast<const uint16_t*>(head.k)[i]);
       break;
-    case KVType::int8:
-      for (int64_t i = 0; i < n; ++i)
-        out[i] = static_cast<float>(reinterpret_cast<const int8_t*>(head.k)[i]) * head.k_scale[i % kPageTokens];
-      break;
+    case KVType::int8: break;  // refused: entries are moved in float types only
   }
 }
 
@@ -56,7 +49,7 @@ void keep_entries(const KVView& view, int32_t kv_head, const int32_t* keep, int6
   switch (kv_element_nbytes(view.layout.type)) {
     case 4: return keep_elements<uint32_t>(view, kv_head, keep, n_keep);
     case 2: return keep_elements<uint16_t>(view, kv_head, keep, n_keep);
-    default: return keep_elements<uint8_t>(view, kv_head, keep, n_keep);
+    default: return;  // int8: refused
   }
 }
 

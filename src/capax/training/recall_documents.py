@@ -15,7 +15,7 @@ Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
-class Template:
+class FactTemplate:
     """`fact` states `value` of `key`; `question` ends right before the value is said again."""
 
     fact: str
@@ -61,19 +61,19 @@ _PEOPLE = [
 _SHIPS = ["Aurora", "Borealis", "Cormorant", "Dauntless", "Endeavour", "Falcon", "Gannet", "Heron"]
 
 TRAINING = (
-    Template(
+    FactTemplate(
         "The door code of the {key} is {value}.",
         "Question: what is the door code of the {key}? Answer: the door code of the {key} is",
         _ROOMS,
         _digits(4),
     ),
-    Template(
+    FactTemplate(
         "Remember that {key} lives in {value}.",
         "As was said at the beginning, {key} lives in",
         _PEOPLE,
         _one_of("Paris Madrid Oslo Vienna Dublin Prague Athens Lisbon Warsaw Cairo Boston Lima"),
     ),
-    Template(
+    FactTemplate(
         "The favourite colour of {key} is {value}.",
         "The favourite colour of {key}, as you know, is",
         _PEOPLE,
@@ -82,13 +82,13 @@ TRAINING = (
 )
 
 HELD_OUT = (
-    Template(
+    FactTemplate(
         "Please note: the ship {key} carries exactly {value} containers.",
         "How many containers does the ship {key} carry? The ship {key} carries exactly",
         _SHIPS,
         _digits(3),
     ),
-    Template(
+    FactTemplate(
         "According to the register, the owner of the {key} keeps a {value}.",
         "According to the register, the owner of the {key} keeps a",
         ["bakery", "mill", "tavern", "forge", "brewery", "orchard", "dairy", "vineyard"],
@@ -111,7 +111,7 @@ def recall_document(
     filler: Sequence[int],
     n_tokens: int,
     draw: random.Random,
-    templates: Sequence[Template] = TRAINING,
+    templates: Sequence[FactTemplate] = TRAINING,
     n_facts: int = 1,
 ) -> RecallDocument:
     """Return a document of exactly `n_tokens`: facts in its first tenth or so, asked at its end.
