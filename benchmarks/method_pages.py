@@ -2,8 +2,8 @@
 
     python -m benchmarks.method_pages --results benchmarks/results --docs docs
 
-A page is changed between its markers `<!-- NAME:begin -->` and `<!-- NAME:end -->` only, and only if
-there is a result; pictures are copied beside the others of the docs.
+A page is changed between its markers `<!-- NAME:begin -->` and `<!-- NAME:end -->` only, and only
+if there is a result; pictures are copied beside the others of the docs.
 """
 
 from __future__ import annotations
@@ -106,10 +106,39 @@ def million(result: dict[str, Any]) -> str:
     return table(head, rows()) + "\n\n![Loss by bits](images/million.png)"
 
 
+def xquant(result: dict[str, Any]) -> str:
+    """Loss and bytes of every mode beside plain codes, and the method's statements."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in result["quality"]:
+            yield [
+                row["name"] + (", causal" if row["is_causal"] else ""),
+                f"{row['stored_bytes']:,.0f}",
+                f"{row['live_bytes']:,.0f}",
+                f"{row['kl']:.5f}",
+                f"{row['perplexity']:.2f}",
+            ]
+
+    def statements() -> Iterator[list[str]]:
+        for row in result["statements"]:
+            yield [row["statement"], f"{row['measured']:.4f}", f"{row['at_most']:.3f}"]
+
+    head = ["method", "bytes per token", "with the accumulator", "KL", "perplexity"]
+    return (
+        f"SmolLM2-135M in float32, {result['chunks']} × {result['tokens_of_a_chunk']:,} tokens, "
+        f"full cache {result['full_perplexity']:.2f}:\n\n"
+        + table(head, rows())
+        + "\n\n"
+        + table(["statement", "measured", "at most"], statements())
+        + "\n\n![Divergence against bytes](images/xquant.png)"
+    )
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
     "million": ("million.md", million),
+    "xquant": ("xquant.md", xquant),
 }
 
 
@@ -125,7 +154,9 @@ def main() -> int:
             continue
         target = options.docs / page
         markers = (f"<!-- {name}:begin -->", f"<!-- {name}:end -->")
-        text = insert(target.read_text(encoding="utf-8"), make(json.loads(path.read_text())), markers)
+        text = insert(
+            target.read_text(encoding="utf-8"), make(json.loads(path.read_text())), markers
+        )
         target.write_text(text, encoding="utf-8")
         shutil.copy(path.with_suffix(".png"), options.docs / "images" / f"{name}.png")
         print(f"renewed {target}")

@@ -151,14 +151,15 @@ def picture(results: dict[str, Any], path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for i, (name, rows) in enumerate(results["losses"].items()):
-        rows = [row for row in rows if row["kl"] > 0]
+        rows = [row for row in rows if row["method"] != "f32"]
         labels = [row["method"].replace(",exact_window=false", "") for row in rows]
         at = np.arange(len(rows)) + 0.4 * i
         left.barh(at, [row["kl"] for row in rows], height=0.38, label=name)
         left.set_yticks(np.arange(len(rows)) + 0.2, labels, fontsize=7)
     left.set_xscale("log")
     left.set_xlabel("KL to the full cache, nats per token (every token from codes)")
-    left.legend()
+    left.set_xlim(left=0.01)
+    left.legend(fontsize=8)
     for row in results["speeds"]:
         right.plot(row["nbytes"] / 2**20, row["decode_ms_median"], "o")
         right.annotate(row["method"], (row["nbytes"] / 2**20, row["decode_ms_median"]), fontsize=8)
