@@ -70,6 +70,7 @@ bench: $(DEV_VENV)/.bench ## measure against the peers; writes JSON, pictures an
 bench-report: $(DEV_VENV)/.installed ## renew pictures and tables from the measured results
 	$(DEV)/python -m benchmarks.report --results $(RESULTS) --page README.md $(RESULTS)/engine.png \
 	  --page docs/benchmarks.md docs/images/engine.png
+	$(DEV)/python -m benchmarks.method_pages --results $(RESULTS)
 
 lint: $(DEV_VENV)/.installed ## style, types, direction of imports, symbols of the built kernels
 	$(DEV)/ruff check

@@ -134,6 +134,55 @@ def xquant(result: dict[str, Any]) -> str:
     )
 
 
+def readme(results: dict[str, dict[str, Any]]) -> str:
+    """One line for each KV method that has a result, for the README."""
+    rows: list[list[str]] = []
+    if "xquant" in results:
+        by = {r["statement"]: r["measured"] for r in results["xquant"]["statements"]}
+        rows += [
+            [
+                "[XQuant](docs/xquant.md) latents, 4 bits",
+                "KL to the full cache over that of per-channel codes (KIVI-like) of as many bits",
+                f"**{by['latent 4 / KIVI-like 4']:.2f} ×**",
+            ],
+            [
+                "XQuant-CL, 2 bits",
+                "KL over that of codes of keys before rotation (KVQuant-like)",
+                f"**{by['CL latent 2 / KVQuant-like 2']:.2f} ×**",
+            ],
+        ]
+    if "million" in results:
+        for text, losses in results["million"]["losses"].items():
+            kl = {r["method"]: r["kl"] for r in losses}
+            ratio = kl["per_layer-16-8"] / kl["kivi:bits=2,exact_window=false"]
+            what = f"KL over that of KIVI-like 2-bit codes, on {text} text"
+            rows.append(["[MILLION](docs/million.md), 2 bits", what, f"**{ratio:.2f} ×**"])
+    if "trim_kv" in results:
+        kl = {(r["method"], r["memory"]): r["kl"] for r in results["trim_kv"]["quality"]}
+        for name in ("stream", "h2o"):
+            what = f"KL over that of `{name}`, 128 of 1,024 tokens kept"
+            ratio = kl["trim", 128] / kl[name, 128]
+            rows.append(["[TRIM-KV](docs/trim-kv.md), trained here", what, f"**{ratio:.2f} ×**"])
+    if "landmark" in results:
+        for windows in (8, 16):
+            row = next(
+                r
+                for r in results["landmark"]["pass_key"]
+                if r["method"] == "landmark k=4" and r["windows"] == windows
+            )
+            what = f"pass keys answered at {windows} training windows (blind choice: 0)"
+            name = "[Landmark attention](docs/landmark-attention.md), trained here"
+            rows.append([name, what, f"**{row['right']} of {row['prompts']}**"])
+    if "xl3m" in results:
+        for name in ("32 K: all", "128 K: all"):
+            group = results["xl3m"]["summary"].get(name)
+            if group:
+                share = group["answered_over_oracle"]["both"]
+                what = f"answers over {name.partition(':')[0]} tokens, relative to a perfect choice"
+                rows.append(["[XL3M](docs/xl3m.md)", what, f"**{share:.2f} ×**"])
+    return table(["method", "measured", "SmolLM2-135M and models trained here"], iter(rows))
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
@@ -147,7 +196,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
     options = parser.parse_args()
+    names = ("xquant", "million", "trim_kv", "landmark", "xl3m")
+    paths = {name: options.results / f"{name}.json" for name in names}
+    found = {name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}
+    text = insert(
+        options.readme.read_text(encoding="utf-8"),
+        readme(found),
+        ("<!-- kv:begin -->", "<!-- kv:end -->"),
+    )
+    options.readme.write_text(text, encoding="utf-8")
     for name, (page, make) in PAGES.items():
         path = options.results / f"{name}.json"
         if not path.exists():
