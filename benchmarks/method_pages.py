@@ -103,7 +103,21 @@ def million(result: dict[str, Any]) -> str:
     head = ["method"]
     for t in texts:
         head += [f"KL, {t}", f"perplexity, {t}"]
-    return table(head, rows()) + "\n\n![Loss by bits](images/million.png)"
+    text = table(head, rows())
+    if result["speeds"]:
+        text += "\n\n" + table(
+            ["at depth 8,192", "ms per token, median", "prefill, s", "MiB, all counted"],
+            (
+                [
+                    row["method"],
+                    f"{row['decode_ms_median']:.2f}",
+                    f"{row['prefill_s']:.1f}",
+                    f"{row['nbytes'] / 2**20:.1f}",
+                ]
+                for row in result["speeds"]
+            ),
+        )
+    return text + "\n\n![Loss by bits, time by bytes](images/million.png)"
 
 
 def xquant(result: dict[str, Any]) -> str:
@@ -137,6 +151,12 @@ def xquant(result: dict[str, Any]) -> str:
 def readme(results: dict[str, dict[str, Any]]) -> str:
     """One line for each KV method that has a result, for the README."""
     rows: list[list[str]] = []
+    if "kv_speed" in results:
+        run = results["kv_speed"]["experiments"]["decode_8192"]
+        for peer in ("f16", "q8_0"):
+            what = f"decode at depth 8,192, times llama.cpp's with its {peer} cache"
+            ratio = run["ratios"]["capax int8"][f"llama.cpp {peer}"]
+            rows.append(["[`int8`](docs/kv.md)", what, f"**{ratio:.2f} ×**"])
     if "xquant" in results:
         by = {r["statement"]: r["measured"] for r in results["xquant"]["statements"]}
         rows += [
@@ -157,6 +177,13 @@ def readme(results: dict[str, dict[str, Any]]) -> str:
             ratio = kl["per_layer-16-8"] / kl["kivi:bits=2,exact_window=false"]
             what = f"KL over that of KIVI-like 2-bit codes, on {text} text"
             rows.append(["[MILLION](docs/million.md), 2 bits", what, f"**{ratio:.2f} ×**"])
+        speeds = {r["method"]: r for r in results["million"]["speeds"]}
+        if speeds:
+            f16, coded = speeds["f16"], speeds["4 bits"]
+            ratio = f16["decode_ms_median"] / coded["decode_ms_median"]
+            share = coded["nbytes"] / f16["nbytes"]
+            what = f"decode at depth 8,192, times `f16`, in {share:.2f} × its memory"
+            rows.append(["MILLION, 4 bits", what, f"**{ratio:.2f} ×**"])
     if "trim_kv" in results:
         kl = {(r["method"], r["memory"]): r["kl"] for r in results["trim_kv"]["quality"]}
         for name in ("stream", "h2o"):
@@ -198,7 +225,7 @@ def main() -> int:
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     options = parser.parse_args()
-    names = ("xquant", "million", "trim_kv", "landmark", "xl3m")
+    names = ("kv_speed", "xquant", "million", "trim_kv", "landmark", "xl3m")
     paths = {name: options.results / f"{name}.json" for name in names}
     found = {name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}
     text = insert(
