@@ -11,7 +11,12 @@ from capax import LLM
 from tests.serving.conftest import client_of
 
 pytestmark = pytest.mark.anyio
-CHAT = {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": "hello " * 80}]}
+CHAT = {
+    "model": "tiny",
+    "max_tokens": 4,
+    "ignore_eos": True,  # each request draws its own seed
+    "messages": [{"role": "user", "content": "hello " * 80}],
+}
 
 
 async def status_of(client: httpx2.AsyncClient) -> dict[str, Any]:
