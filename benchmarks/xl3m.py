@@ -119,16 +119,13 @@ def measure(llm: LLM, prose: Sequence[int], case: Case, options: xl3m.Options) -
     text, question, value, needle = haystack(llm, prose, case, rng)
     frame = xl3m.frame_of(llm, question, False)
     fitted = xl3m.fitted(options, llm.context_len - 12, frame)
-    assert fitted.segment is not None
-    assert fitted.overlap is not None
-    assert fitted.keep is not None
     keep = fitted.keep
     with LongText(llm.tokenizer, text) as tokens:
-        spans = list(tokens.segments(fitted.segment, fitted.overlap, snap=fitted.snap))
+        spans = list(tokens.segments(fitted.segment, fitted.overlap, snap=options.snap))
         holds = [needle in tokens.text(*span) for span in spans]
         if not any(holds):  # cut by a border: nearest is whoever has its first half
             holds = [needle[: len(needle) // 2] in tokens.text(*span) for span in spans]
-        reader = xl3m.Reader(llm, frame, fitted)
+        reader = xl3m.Reader(llm, frame, fitted, options.together)
         started = time.perf_counter()
         segments = reader.score(tokens, spans, None)
         scoring_s = time.perf_counter() - started

@@ -66,6 +66,17 @@ void check_rows(const Floats& x, int64_t n_heads, int64_t dim, const char* name)
         std::string(name) + " must be [n_tokens, " + std::to_string(n_heads) + ", " + std::to_string(dim) + "]");
 }
 
+// Queries [n_tokens, n_heads, k_dim] of the positions from position0 on.
+void check_queries(const KVLayout& layout, const Floats& q, int64_t position0, float scale) {
+  check(q.ndim() == 3 && q.shape(1) >= 1, "q must be [n_tokens, n_heads, k_dim]");
+  const int64_t n_heads = static_cast<int64_t>(q.shape(1));
+  check_rows(q, n_heads, layout.k_dim, "q");
+  check(n_heads % layout.n_kv_heads == 0 && n_heads <= 65536,
+        std::to_string(n_heads) + " query heads do not divide into " + std::to_string(layout.n_kv_heads) + " KV heads");
+  check(position0 >= 0 && position0 <= kMaxPosition, "position0 " + std::to_string(position0) + " is out of range");
+  check(std::isfinite(scale), "scale must be finite");
+}
+
 void kv_append(const KVLayout& layout, const Pool& pool, int64_t offset, const Ints& page_table, const Floats& k,
                const Floats& v, int64_t position0) {
   check_rows(k, layout.n_kv_heads, layout.k_dim, "k");
@@ -94,18 +105,13 @@ Scratch scratch_of(int64_t n_floats) {
 nb::ndarray<nb::numpy, float> kv_attend(const KVLayout& layout, const Pool& pool, int64_t offset, const Ints& page_table,
                                         const Floats& q, int64_t position0, float scale, int64_t window, int64_t n_keys,
                                         int64_t tile_tokens, bool by_span, const Codec* codec, std::optional<Pool> codes) {
-  check(q.ndim() == 3 && q.shape(1) >= 1, "q must be [n_tokens, n_heads, k_dim]");
+  check_queries(layout, q, position0, scale);
   const int64_t n_tokens = static_cast<int64_t>(q.shape(0)), n_heads = static_cast<int64_t>(q.shape(1));
-  check_rows(q, n_heads, layout.k_dim, "q");
-  check(n_heads % layout.n_kv_heads == 0 && n_heads <= 65536,
-        std::to_string(n_heads) + " query heads do not divide into " + std::to_string(layout.n_kv_heads) + " KV heads");
-  check(position0 >= 0 && position0 <= kMaxPosition, "position0 " + std::to_string(position0) + " is out of range");
   check(window >= 0 && window <= INT32_MAX, "window " + std::to_string(window) + " is not in 0..2147483647");
   check(n_keys == 0 || (n_keys >= position0 + n_tokens && n_keys <= kMaxPosition),
         "n_keys " + std::to_string(n_keys) + " must be 0 (causal) or at least the " + std::to_string(position0 + n_tokens) +
             " positions up to the last query");
   check(tile_tokens >= 1, "tile_tokens must be at least 1");
-  check(std::isfinite(scale), "scale must be finite");
 
   auto out = new_array<float>({q.shape(0), q.shape(1), static_cast<size_t>(layout.v_dim)});
   Attend a{};
@@ -182,11 +188,8 @@ void kv_keep(const KVLayout& layout, const Pool& pool, int64_t offset, const Int
 void kv_add_attention(const KVLayout& layout, const Pool& pool, int64_t offset, const Ints& page_table, const Floats& q,
                       int64_t entry0, float scale, const MutableFloats& weights) {
   check(layout.type != KVType::int8, "entries are kept in a float type, not in int8");
-  check(q.ndim() == 3 && q.shape(1) >= 1, "q must be [n_tokens, n_heads, k_dim]");
+  check_queries(layout, q, entry0, scale);
   const int64_t n_heads = static_cast<int64_t>(q.shape(1));
-  check_rows(q, n_heads, layout.k_dim, "q");
-  check(n_heads % layout.n_kv_heads == 0, "the query heads do not divide into the KV heads");
-  check(entry0 >= 0 && entry0 <= kMaxPosition, "entry0 " + std::to_string(entry0) + " is out of range");
   const int64_t n_entries = entry0 + static_cast<int64_t>(q.shape(0));
   check(weights.ndim() == 2 && weights.shape(0) == static_cast<size_t>(layout.n_kv_heads) &&
             static_cast<int64_t>(weights.shape(1)) >= n_entries,
@@ -208,15 +211,10 @@ void kv_add_attention(const KVLayout& layout, const Pool& pool, int64_t offset, 
 void kv_attend_span(const KVLayout& layout, const Pool& pool, const Ints& pages, const Floats& q, int64_t position0,
                     float scale, int64_t window, int64_t span, const MutableFloats& state) {
   constexpr int64_t kSpanPages = kSpanTokens / kPageTokens;
-  check(q.ndim() == 3 && q.shape(1) >= 1, "q must be [n_tokens, n_heads, k_dim]");
+  check_queries(layout, q, position0, scale);
   const int64_t n_tokens = static_cast<int64_t>(q.shape(0)), n_heads = static_cast<int64_t>(q.shape(1));
-  check_rows(q, n_heads, layout.k_dim, "q");
-  check(n_heads % layout.n_kv_heads == 0 && n_heads <= 65536,
-        std::to_string(n_heads) + " query heads do not divide into " + std::to_string(layout.n_kv_heads) + " KV heads");
-  check(position0 >= 0 && position0 <= kMaxPosition, "position0 " + std::to_string(position0) + " is out of range");
   check(window >= 0 && window <= INT32_MAX, "window " + std::to_string(window) + " is not in 0..2147483647");
   check(span >= 0 && span <= kMaxPosition / kSpanTokens, "span " + std::to_string(span) + " is out of range");
-  check(std::isfinite(scale), "scale must be finite");
   const int64_t ld = partial_floats(layout);
   check(state.ndim() == 3 && state.shape(0) == q.shape(0) && state.shape(1) == q.shape(1) &&
             static_cast<int64_t>(state.shape(2)) == ld,

@@ -142,7 +142,7 @@ def test_selection() -> None:
     segments = some_segments((2.0, 5.0), (1.0, 6.0), (1.0, 1.0), (3.0, 5.0))
 
     def kept(**options: object) -> list[int]:
-        return xl3m.select(segments, xl3m.Options(keep=2, **options))[0]  # type: ignore[arg-type]
+        return xl3m.select(segments, xl3m.Options(**options), 2)[0]  # type: ignore[arg-type]
 
     assert kept(score="entropy") == [1, 2]  # of equal ones the earlier
     assert kept(score="question_nll") == [2, 0]
@@ -151,8 +151,8 @@ def test_selection() -> None:
     assert kept(score="mean_entropy") == [0, 1]  # no deviation at all
     assert kept(score="entropy", threshold=1.5) == [1, 2]
     assert kept(score="entropy", threshold=0.5) == [1]  # never nothing
-    assert xl3m.select(segments, xl3m.Options(keep=2, score="entropy"))[1] == 1.0
-    assert xl3m.select(segments, xl3m.Options(keep=9, score="entropy"))[1] is None
+    assert xl3m.select(segments, xl3m.Options(score="entropy"), 2)[1] == 1.0
+    assert xl3m.select(segments, xl3m.Options(score="entropy"), 9)[1] is None
 
 
 def test_splicing() -> None:

@@ -69,6 +69,17 @@ def test_int8_entries_are_refused() -> None:
         _native.kv_add_attention(*place, q, 9, 0.2, np.zeros((HEADS, 10), np.float32))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("heads", "scale", "match"),
+    [(HEADS + 1, 0.2, "do not divide"), (HEADS, float("nan"), "scale must be finite")],
+)
+def test_queries_that_do_not_fit_are_refused(heads: int, scale: float, match: str) -> None:
+    place, _ = filled("f16", 10)
+    q, sums = np.zeros((1, heads, DIM), np.float32), np.zeros((HEADS, 10), np.float32)
+    with pytest.raises(ValueError, match=match):
+        _native.kv_add_attention(*place, q, 9, scale, sums)  # type: ignore[arg-type]
+
+
 def softmax_sums(q: np.ndarray, k: np.ndarray, entry0: int, scale: float) -> np.ndarray:
     sums = np.zeros((HEADS, len(k)))
     for t in range(len(q)):

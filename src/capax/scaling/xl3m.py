@@ -114,6 +114,14 @@ class LongAnswer:
         return self.output.text
 
 
+class Window(NamedTuple):
+    """Tokens of a segment, tokens that neighbours share, and segments to keep."""
+
+    segment: int
+    overlap: int
+    keep: int
+
+
 class Frame(NamedTuple):
     """Token ids before the text, and from its end to where the answer begins."""
 
@@ -153,21 +161,22 @@ def answer_tokens(
     frame = frame_of(llm, question, (options or Options()).chat)
     n_new = 256 if params.max_tokens is None else params.max_tokens
     params = replace(params, max_tokens=n_new)
-    o = fitted(options or Options(), llm.context_len - n_new, frame)
-    reader = Reader(llm, frame, o)
+    o = options or Options()
+    window = fitted(o, llm.context_len - n_new, frame)
+    reader = Reader(llm, frame, window, o.together)
     segments: list[Segment] = []
-    spans = text.segments(_(o.segment), _(o.overlap), snap=o.snap)
-    if text.n_tokens <= _(o.keep) * _(o.segment):  # all of it fits: nothing to choose
+    spans = text.segments(window.segment, window.overlap, snap=o.snap)
+    if text.n_tokens <= window.keep * window.segment:  # all of it fits: nothing to choose
         kept: list[int] = []
         margin = None
         chosen = [(0, text.n_tokens)]
     else:
         segments = reader.score(text, spans, progress)
-        kept, margin = select(segments, o)
+        kept, margin = select(segments, o, window.keep)
         if o.refine:
             halves = [half for i in kept for half in _halves(segments[i])]
             segments = reader.score(text, sorted(halves), None)
-            kept, margin = select(segments, replace(o, keep=2 * _(o.keep)))
+            kept, margin = select(segments, o, 2 * window.keep)
         chosen = splice([(segments[i].begin, segments[i].end) for i in kept], o.by_score)
     prompt = key_context(text, frame, chosen)
     output = llm.generate(prompt, params)
@@ -181,11 +190,6 @@ def answer_tokens(
         n_scored=reader.n_scored,
         peak_kv_nbytes=reader.peak_kv_nbytes,
     )
-
-
-def _(value: int | None) -> int:
-    assert value is not None  # `fitted` has chosen it
-    return value
 
 
 # --- what is asked ---------------------------------------------------------------------
@@ -231,14 +235,14 @@ def frame_of(llm: LLM, question: str, chat: bool | None) -> Frame:
     return Frame(head, [*asked, *tail])
 
 
-def fitted(options: Options, window: int, frame: Frame) -> Options:
-    """Return the options with every size chosen: prefix + keep segments + question <= window.
+def fitted(options: Options, n_tokens: int, frame: Frame) -> Window:
+    """Choose every size so that prefix + keep segments + question <= n_tokens.
 
     Raises CapacityError if not even one segment fits.
     """
-    room = window - len(frame.prefix) - len(frame.question)
-    segment = options.segment or (512 if window >= LARGE_CONTEXT else 256)
-    keep = options.keep or (4 if window >= LARGE_CONTEXT else 3)
+    room = n_tokens - len(frame.prefix) - len(frame.question)
+    segment = options.segment or (512 if n_tokens >= LARGE_CONTEXT else 256)
+    keep = options.keep or (4 if n_tokens >= LARGE_CONTEXT else 3)
     # A segment may end a tenth later than asked for, at the end of a sentence.
     longest = segment + (segment // 10 if options.snap else 0)
     keep = min(keep, room // longest)
@@ -251,7 +255,7 @@ def fitted(options: Options, window: int, frame: Frame) -> Options:
     overlap = segment // 8 if options.overlap is None else options.overlap
     if overlap >= segment - segment // 10:
         raise ConfigError(f"overlap is {overlap} but must be well below the segment's {segment}")
-    return replace(options, segment=segment, overlap=overlap, keep=keep)
+    return Window(segment, overlap, keep)
 
 
 # --- scoring ---------------------------------------------------------------------------
@@ -260,10 +264,11 @@ def fitted(options: Options, window: int, frame: Frame) -> Options:
 class Reader:
     """Scores segments: each is read alone with the question behind it."""
 
-    def __init__(self, llm: LLM, frame: Frame, options: Options) -> None:
+    def __init__(self, llm: LLM, frame: Frame, window: Window, together: int) -> None:
         self._llm = llm
         self._frame = frame
-        self._options = options
+        self._window = window
+        self._together = together
         self._without: npt.NDArray[np.float64] | None = None  # log-probabilities
         self.n_scored = 0
         self.peak_kv_nbytes = 0
@@ -272,10 +277,10 @@ class Reader:
         self, text: LongText, spans: Iterable[tuple[int, int]], progress: Progress | None
     ) -> list[Segment]:
         """Return the segments with their scores, in the order of `spans`."""
-        frame, o = self._frame, self._options
-        longest = len(frame.prefix) + len(frame.question) + 2 * _(o.segment)
+        frame = self._frame
+        longest = len(frame.prefix) + len(frame.question) + 2 * self._window.segment
         longest = min(longest, self._llm.context_len)
-        n = min(o.together, self._llm.max_contexts(longest))
+        n = min(self._together, self._llm.max_contexts(longest))
         segments: list[Segment] = []
         with self._llm.contexts(max(n, 1), longest) as contexts:
             if self._without is None:
@@ -367,8 +372,10 @@ def _standardised(values: Sequence[float]) -> list[float]:
     return [(value - mean) / deviation if deviation else 0.0 for value in values]
 
 
-def select(segments: Sequence[Segment], options: Options) -> tuple[list[int], float | None]:
-    """Return the indices of the segments to keep, best first, and the margin.
+def select(
+    segments: Sequence[Segment], options: Options, keep: int
+) -> tuple[list[int], float | None]:
+    """Return the indices of the `keep` segments to keep, best first, and the margin.
 
     Of equal ones the earlier is better.
     """
@@ -377,7 +384,7 @@ def select(segments: Sequence[Segment], options: Options) -> tuple[list[int], fl
     if options.threshold is not None:
         certain = [i for i in order if segments[i].entropy <= options.threshold]
         order = certain or order[:1]
-    kept, rest = order[: _(options.keep)], order[_(options.keep) :]
+    kept, rest = order[:keep], order[keep:]
     return kept, values[rest[0]] - values[kept[-1]] if rest else None
 
 
