@@ -1,9 +1,9 @@
 """The registry of methods, and the one spelling that chooses them.
 
 A method is one way to do one of capax's jobs: keep a context (`kv`), hold weights
-(`weights`), choose tokens (`decoding`). It registers itself, at the end of its file, with a
-name, its paper, one line on what it does, and a dataclass of typed options. Command line,
-Python and HTTP spell the choice alike:
+(`weights`), choose tokens (`decoding`), spend more on an answer (`strategy`). It registers
+itself, at the end of its file, with a name, its paper, one line on what it does, and a dataclass
+of typed options. Command line, Python and HTTP spell the choice alike:
 
     full        full:type=int8        million:subspaces=32,bits=8
 """
@@ -18,11 +18,16 @@ from typing import Any, Literal
 
 from capax.errors import ConfigError
 
-Kind = Literal["kv", "weights", "decoding"]
-KINDS: tuple[Kind, ...] = ("kv", "weights", "decoding")
+Kind = Literal["kv", "weights", "decoding", "strategy"]
+KINDS: tuple[Kind, ...] = ("kv", "weights", "decoding", "strategy")
 
 # The modules whose import registers the methods of a room.
-_ROOMS = {"kv": "capax.kv.all", "weights": "capax.weights", "decoding": "capax.decoding"}
+_ROOMS = {
+    "kv": "capax.kv.all",
+    "weights": "capax.weights",
+    "decoding": "capax.decoding",
+    "strategy": "capax.scaling.strategies.all",
+}
 _MAX_SPEC_LEN = 1024
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

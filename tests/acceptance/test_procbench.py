@@ -49,6 +49,9 @@ class Client:
         usage = Usage(len(prompt), min(len(text), limit))
         return Completion((Choice(0, text[:limit], reason),), usage, 0.0, self.name)
 
+    async def count_prompt(self, prompt: object) -> int:
+        return 1
+
     async def score(self, text: str) -> TokenScores:
         raise EndpointError("the client scores nothing")
 

@@ -32,7 +32,12 @@ class Scripted:
     async def generate(self, request: GenerateRequest) -> Completion:
         params = request.params
         with self.ledger.call(
-            self.name, request.purpose, Price(), prompt_tokens=4, new_tokens=2 * params.n
+            self.name,
+            request.purpose,
+            Price(),
+            prompt_tokens=4,
+            new_tokens=2 * params.n,
+            also=request.ledger,
         ) as call:
             self.n_calls += 1
             self.open += 1
@@ -49,6 +54,9 @@ class Scripted:
             call.settle(Usage(4, 2 * params.n))
             self.open -= 1
         return Completion(tuple(choices), Usage(4, 2 * params.n), 0.001, "scripted")
+
+    async def count_prompt(self, prompt: object) -> int:
+        return 4
 
     async def score(self, text: str) -> TokenScores:
         raise EndpointError("scripted answers have no probabilities")

@@ -12,13 +12,15 @@ import click
 from capax.cli.options import json_option
 
 if TYPE_CHECKING:
-    from capax.methods import Method
+    from capax.methods import Kind, Method
 
 
 @click.command("methods")
-@click.argument("kind", required=False, type=click.Choice(["kv", "weights", "decoding"]))
+@click.argument(
+    "kind", required=False, type=click.Choice(["kv", "weights", "decoding", "strategy"])
+)
 @json_option
-def command(kind: typing.Literal["kv", "weights", "decoding"] | None, as_json: bool) -> None:
+def command(kind: Kind | None, as_json: bool) -> None:
     """List the methods of each KIND, with paper and options.
 
     A method is chosen as name or name:option=value,..., on the command line and in Python.

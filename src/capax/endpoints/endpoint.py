@@ -20,11 +20,15 @@ Message = Mapping[str, Any]  # {"role": ..., "content": ...}
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """A text to continue, or messages to answer. `purpose` names the call in the ledger."""
+    """A text to continue, or messages to answer. `purpose` names the call in the ledger.
+
+    `ledger`: where the call is booked besides the endpoint's own; a cap of either holds.
+    """
 
     prompt: str | Sequence[Message]
     params: SamplingParams = field(default_factory=SamplingParams)
     purpose: str = "generate"
+    ledger: Ledger | None = None
 
     @property
     def is_chat(self) -> bool:
@@ -99,6 +103,10 @@ class Endpoint(Protocol):
         Raises BudgetExceeded before anything is sent if it could break the ledger's cap,
         ConfigError if the endpoint refuses the request, EndpointError if it fails.
         """
+        ...
+
+    async def count_prompt(self, prompt: str | Sequence[Message]) -> int:
+        """Return the tokens that a prompt takes, or more where only the server could count them."""
         ...
 
     async def score(self, text: str) -> TokenScores:

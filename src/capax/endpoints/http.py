@@ -13,7 +13,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -33,7 +33,13 @@ from capax.endpoints.answers import (
     TextAnswer,
     TextChoice,
 )
-from capax.endpoints.endpoint import Choice, Completion, GenerateRequest, TokenScores
+from capax.endpoints.endpoint import (
+    Choice,
+    Completion,
+    GenerateRequest,
+    Message,
+    TokenScores,
+)
 from capax.endpoints.ledger import Ledger, Price, Reservation
 from capax.engine.outputs import Usage
 from capax.errors import ConfigError, ContextLengthError, EndpointError
@@ -125,8 +131,9 @@ class HTTPEndpoint:
             body,
             kind,
             request.purpose,
-            prompt_tokens=_most_tokens(request),
+            prompt_tokens=_most_tokens(request.prompt),
             new_tokens=params.n * params.max_tokens,
+            also=request.ledger,
         )
         choices = tuple(sorted(map(_choice, answer.choices), key=lambda c: c.index))
         if [c.index for c in choices] != list(range(params.n)):
@@ -137,6 +144,9 @@ class HTTPEndpoint:
         if len(choices) == 1 and answer.usage:  # all tokens are those of the one answer
             choices = (replace(choices[0], n_tokens=usage.completion_tokens),)
         return Completion(choices, usage, time.monotonic() - started, answer.model or self._model)
+
+    async def count_prompt(self, prompt: str | Sequence[Message]) -> int:
+        return _most_tokens(prompt)
 
     async def score(self, text: str) -> TokenScores:
         body = {"prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
@@ -180,6 +190,7 @@ class HTTPEndpoint:
         *,
         prompt_tokens: int,
         new_tokens: int,
+        also: Ledger | None = None,
     ) -> Answer:
         content = msgspec.json.encode({"model": self._model, **body, "stream": False})
         async for attempt in tenacity.AsyncRetrying(
@@ -198,6 +209,7 @@ class HTTPEndpoint:
                         self._price,
                         prompt_tokens=prompt_tokens,
                         new_tokens=new_tokens,
+                        also=also,
                     ) as reservation:
                         raw = await self._attempt(path, content, reservation)
                         answer = _decode(raw, kind, self._name)
@@ -312,11 +324,11 @@ def _form_field(form: StructuredOutputs) -> dict[str, Any]:
     return {"structured_outputs": {k: v for k, v in given.items() if v is not None}}
 
 
-def _most_tokens(request: GenerateRequest) -> int:
-    """Return a bound on the prompt's tokens: every token stands for a byte or more."""
-    if isinstance(request.prompt, str):
-        return len(request.prompt.encode()) + 1
-    return sum(len(msgspec.json.encode(message)) + MESSAGE_TOKENS for message in request.prompt)
+def _most_tokens(prompt: str | Sequence[Message]) -> int:
+    """Return a bound on a prompt's tokens: every token stands for a byte or more."""
+    if isinstance(prompt, str):
+        return len(prompt.encode()) + 1
+    return sum(len(msgspec.json.encode(message)) + MESSAGE_TOKENS for message in prompt)
 
 
 # --- what comes back ------------------------------------------------------------------------

@@ -147,34 +147,42 @@ class Ledger:
 
     @contextmanager
     def call(
-        self, endpoint: str, purpose: str, price: Price, *, prompt_tokens: int, new_tokens: int
+        self,
+        endpoint: str,
+        purpose: str,
+        price: Price,
+        *,
+        prompt_tokens: int,
+        new_tokens: int,
+        also: Ledger | None = None,
     ) -> Iterator[Reservation]:
         """Reserve the most a call can cost while the block runs, then settle it.
 
-        Raises BudgetExceeded, with nothing reserved, if that does not fit under the caps. An
-        endpoint that takes more than was reserved is settled at what it took.
+        `also`: a second ledger that the call is booked in, under its own caps. Raises
+        BudgetExceeded, with nothing reserved, if that does not fit under all caps. An endpoint
+        that takes more than was reserved is settled at what it took.
         """
         reservation = Reservation(prompt_tokens + new_tokens, price.most(prompt_tokens, new_tokens))
-        self._reserve(reservation)
+        ledgers = [self] if also is None or also is self else [self, also]
+        _reserve_in(ledgers, reservation)
         started = time.monotonic()
         try:
             yield reservation
         finally:
             usage = reservation.usage or Usage(prompt_tokens, new_tokens)
-            self._settle(
-                reservation,
-                Entry(
-                    endpoint,
-                    purpose,
-                    reservation.status,
-                    usage.prompt_tokens,
-                    usage.completion_tokens,
-                    usage.cached_tokens,
-                    time.monotonic() - started,
-                    price.flops(usage),
-                    price.money(usage),
-                ),
+            entry = Entry(
+                endpoint,
+                purpose,
+                reservation.status,
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                usage.cached_tokens,
+                time.monotonic() - started,
+                price.flops(usage),
+                price.money(usage),
             )
+            for ledger in ledgers:
+                ledger._settle(reservation, entry)
 
     def by_purpose(self) -> Mapping[str, Totals]:
         """Return the sums for each purpose."""
@@ -209,6 +217,11 @@ class Ledger:
             self._reserved_tokens += r.tokens
             self._reserved_money += r.money
 
+    def _release(self, r: Reservation) -> None:
+        with self._lock:
+            self._reserved_tokens -= r.tokens
+            self._reserved_money -= r.money
+
     def _settle(self, r: Reservation, entry: Entry) -> None:
         with self._lock:
             self._reserved_tokens -= r.tokens
@@ -218,6 +231,17 @@ class Ledger:
             self._by_purpose[entry.purpose] = _plus(so_far, entry)
             if self.on_entry is not None:
                 self.on_entry(entry)
+
+
+def _reserve_in(ledgers: list[Ledger], r: Reservation) -> None:
+    """Reserve in all of them or, raising BudgetExceeded, in none."""
+    for i, ledger in enumerate(ledgers):
+        try:
+            ledger._reserve(r)
+        except BudgetExceeded:
+            for earlier in ledgers[:i]:
+                earlier._release(r)
+            raise
 
 
 def _plus(t: Totals, e: Entry) -> Totals:

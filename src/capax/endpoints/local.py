@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from capax.endpoints.endpoint import Choice, Completion, GenerateRequest, TokenScores
+from capax.endpoints.endpoint import (
+    Choice,
+    Completion,
+    GenerateRequest,
+    Message,
+    TokenScores,
+)
 from capax.endpoints.ledger import Ledger, Price
 from capax.engine.outputs import CompletionOutput, RequestOutput, Usage
 from capax.engine.runner import Runner
@@ -49,11 +56,7 @@ class LocalEndpoint:
 
     async def generate(self, request: GenerateRequest) -> Completion:
         llm, params = self._llm, request.params
-        prompt = request.prompt
-        if isinstance(prompt, str):
-            ids = llm.tokenizer.encode(prompt)
-        else:
-            ids = await asyncio.to_thread(llm.chat_ids, prompt)
+        ids = await self._prompt_ids(request.prompt)
         room = max(llm.context_len - len(ids), 1)
         new_tokens = params.n * (room if params.max_tokens is None else params.max_tokens)
         started = time.monotonic()
@@ -63,6 +66,7 @@ class LocalEndpoint:
             self._price,
             prompt_tokens=len(ids),
             new_tokens=new_tokens,
+            also=request.ledger,
         ) as call:
             stream = self._runner.stream(ids, params)
             output: RequestOutput | None = None
@@ -79,6 +83,14 @@ class LocalEndpoint:
         return Completion(
             tuple(map(_choice, output.outputs)), output.usage, time.monotonic() - started, llm.name
         )
+
+    async def count_prompt(self, prompt: str | Sequence[Message]) -> int:
+        return len(await self._prompt_ids(prompt))
+
+    async def _prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._llm.tokenizer.encode(prompt)
+        return await asyncio.to_thread(self._llm.chat_ids, prompt)
 
     async def score(self, text: str) -> TokenScores:
         ids = self._llm.tokenizer.encode(text)
