@@ -1,0 +1,186 @@
+"""`capax scale plan`: from a pilot, how many samples or rounds are worth buying."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capax.cli.options import json_option
+from capax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capax.scaling.coverage import Counts
+    from capax.scaling.rethinking import Chains
+    from capax.scaling.saturation_plan import Chosen, Plan
+
+
+@click.command("plan")
+@click.argument("pilot", type=click.Path(path_type=Path))
+@click.option(
+    "--mode", type=click.Choice(["parallel", "sequential"]), default="parallel", show_default=True,
+    help="Samples, or rounds of rethinking (a JSONL file of chains).",
+)  # fmt: skip
+@click.option(
+    "--model", type=click.Choice(["single", "mixture", "empirical"]), default="mixture",
+    show_default=True, help="How chances of success spread over problems.",
+)  # fmt: skip
+@click.option("--eps", type=float, metavar="E", help="Least gain of one more unit.  [0.01]")
+@click.option("--price", type=float, metavar="P", help="Instead: accuracy a token must bring.")
+@click.option(
+    "--rule", type=click.Choice(["gain", "tail"]), default="gain", show_default=True,
+    help="Compare with eps what the next unit adds, or all that is left.",
+)  # fmt: skip
+@click.option(
+    "--selector", default="oracle", show_default=True, metavar="NAME",
+    help="What chooses the answer: oracle or verifier.",
+)  # fmt: skip
+@click.option(
+    "--unit-tokens", type=float, metavar="N",
+    help="Tokens of a sample or round. Default: the mean of the run.",
+)  # fmt: skip
+@click.option(
+    "--compare", "chains_file", type=click.Path(path_type=Path), metavar="CHAINS",
+    help="Say at which budgets rounds, of this JSONL file, beat samples.",
+)  # fmt: skip
+@click.option("--round-tokens", type=float, metavar="N", help="Tokens of a round of --compare.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the curve.")
+@json_option
+def command(
+    pilot: Path,
+    mode: Any,
+    model: Any,
+    eps: float | None,
+    price: float | None,
+    rule: Any,
+    selector: str,
+    unit_tokens: float | None,
+    chains_file: Path | None,
+    round_tokens: float | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Say how many units PILOT makes worth buying.
+
+    PILOT is a run of 'capax scale sample', or JSONL with {"id", "outcomes": [true, false]} per
+    problem (or per chain of rounds). Outcomes count as right if any unit is: by a vote they would
+    not follow these curves, and that is refused.
+    """
+    from capax.scaling.coverage import Counts
+    from capax.scaling.saturation_plan import plan as plan_of
+    from capax.scaling.saturation_plan import threshold_of
+
+    data, tokens = _read(pilot, mode)
+    tokens = tokens if unit_tokens is None else unit_tokens
+    threshold = threshold_of(0.01 if eps is None and price is None else eps, price, tokens)
+    made = plan_of(data, threshold, model=model, rule=rule, selector=selector, unit_tokens=tokens)
+    report = made.to_dict()
+    rows: list[Chosen] = []
+    if chains_file is not None:
+        if not isinstance(data, Counts) or tokens is None or round_tokens is None:
+            raise ConfigError(
+                "--compare needs a pilot of samples, --unit-tokens (a run has its own) and "
+                "--round-tokens"
+            )
+        rows = _compare(data, chains_file, model, (tokens, round_tokens))
+        report["compare"] = [row._asdict() for row in rows]
+    if plot is not None:
+        _draw(plot, data, made)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    _print(made, rows)
+
+
+def _read(pilot: Path, mode: Any) -> tuple[Counts | Chains, float | None]:
+    """Return the outcomes and, of a run, the tokens of a sample."""
+    from capax.scaling.sampling import load
+    from capax.scaling.saturation_plan import read_outcomes
+
+    if not pilot.is_dir():
+        return read_outcomes(pilot, mode), None
+    if mode != "parallel":
+        raise ConfigError(f"{pilot} is a run of samples; rounds come from a JSONL file of chains")
+    outcome = load(pilot)
+    mean = outcome.mean_new_tokens
+    return outcome.counts, None if mean != mean else mean
+
+
+def _compare(
+    counts: Counts, chains_file: Path, model: Any, costs: tuple[float, float]
+) -> list[Chosen]:
+    import numpy as np
+
+    from capax.scaling.rethinking import Chains
+    from capax.scaling.saturation import fit
+    from capax.scaling.saturation_plan import compare, read_outcomes, rounds_at_risk
+
+    chains = read_outcomes(chains_file, "sequential")
+    assert isinstance(chains, Chains)  # what the mode asks for
+    budgets = np.geomspace(min(costs), 32 * max(costs), 12).tolist()
+    return compare(fit(counts, model), fit(rounds_at_risk(chains), model), costs, budgets)
+
+
+def _print(made: Plan, rows: list[Chosen]) -> None:
+    unit = "samples" if made.mode == "parallel" else "rounds"
+    low, high = made.n_star_interval
+    click.echo(f"N* = {made.n_star:,} {unit} (5-95 %: {low:,}-{high:,}), {made.model} model")
+    of = made.n_star_per_problem
+    click.echo(
+        f"per problem: 10 % {of['p10']:g}, median {of['median']:g}, 90 % {of['p90']:g}; "
+        f"eps {made.eps:g}, rule {made.rule}"
+    )
+    tokens = "" if made.expected_tokens is None else f", {made.expected_tokens:,.0f} tokens each"
+    click.echo(f"expected {made.expected_accuracy:.4f} by selector {made.selector}{tokens}")
+    if made.rounds is not None:
+        two = made.rounds["two_state"]
+        click.echo(
+            f"rounds: corrected {two['q01']:.3f}, broken {two['q10']:.3f}; after the last, ever "
+            f"right {made.rounds['ever_right'][-1]:.4f}, last answer right "
+            f"{made.rounds['last_right'][-1]:.4f}"
+        )
+    for row in rows:
+        click.echo(
+            f"{row.tokens:>10,.0f} tokens: samples {row.parallel:.4f}, rounds "
+            f"{row.sequential:.4f}: {row.mode}"
+        )
+    for warning in made.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _draw(path: Path, data: Counts | Chains, made: Plan) -> None:
+    """Write a picture of measured and fitted curves. Raises ConfigError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("a picture needs: pip install 'capax[plots]'") from None
+    import numpy as np
+
+    from capax.scaling.coverage import Counts, coverage
+    from capax.scaling.saturation import MODELS, fit
+    from capax.scaling.saturation_plan import rounds_at_risk
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    if isinstance(data, Counts):
+        counts, n_seen = data, data.n_min
+        seen = coverage(counts, range(1, n_seen + 1))
+    else:
+        counts, n_seen, seen = rounds_at_risk(data), data.n_rounds, data.ever_right()
+        axes.plot(range(1, n_seen + 1), data.last_right(), "s--", label="last answer right")
+    axes.plot(range(1, n_seen + 1), seen, "o", markersize=3, label="measured, oracle")
+    ns = np.unique(np.rint(np.geomspace(1, max(2 * n_seen, made.n_star + 1), 60)).astype(int))
+    for model in MODELS:
+        axes.plot(ns, fit(counts, model).at(ns), "-", linewidth=1, label=model)
+    axes.axvline(max(made.n_star, 1), color="gray", linestyle=":", label=f"N* = {made.n_star}")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("samples" if isinstance(data, Counts) else "rounds")
+    axes.set_ylabel("share of problems solved")
+    axes.legend(fontsize=8)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
