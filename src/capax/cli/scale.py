@@ -12,6 +12,7 @@ command = LazyGroup(
         "tasks": ("scale_tasks", "Generate tasks with exact truth, and report runs of them."),
         "report": ("scale_report", "Write results.json, a page and a picture of a run."),
         "coverage": ("scale_coverage", "Show what k samples solve, and forecast larger k."),
+        "rounds": ("scale_rounds", "Let a model reconsider its answers, round by round."),
         "plan": ("scale_plan", "Say how many samples or rounds are worth buying."),
     },
     help="Spend a budget of tokens so that it buys correct answers.",

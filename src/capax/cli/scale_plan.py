@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("pilot", type=click.Path(path_type=Path))
 @click.option(
     "--mode", type=click.Choice(["parallel", "sequential"]), default="parallel", show_default=True,
-    help="Samples, or rounds of rethinking (a JSONL file of chains).",
+    help="Samples, or rounds of rethinking.",
 )  # fmt: skip
 @click.option(
     "--model", type=click.Choice(["single", "mixture", "empirical"]), default="mixture",
@@ -64,9 +64,9 @@ def command(
 ) -> None:
     """Say how many units PILOT makes worth buying.
 
-    PILOT is a run of 'capax scale sample', or JSONL with {"id", "outcomes": [true, false]} per
-    problem (or per chain of rounds). Outcomes count as right if any unit is: by a vote they would
-    not follow these curves, and that is refused.
+    PILOT is a run of 'capax scale sample' or 'rounds', or JSONL with
+    {"id", "outcomes": [true, false]} per problem (or per chain of rounds). A problem counts as
+    solved if any unit is right: a vote would not follow these curves, and is refused.
     """
     from capax.scaling.coverage import Counts
     from capax.scaling.saturation_plan import plan as plan_of
@@ -102,7 +102,9 @@ def _read(pilot: Path, mode: Any) -> tuple[Counts | Chains, float | None]:
     if not pilot.is_dir():
         return read_outcomes(pilot, mode), None
     if mode != "parallel":
-        raise ConfigError(f"{pilot} is a run of samples; rounds come from a JSONL file of chains")
+        from capax.scaling.rounds import load_chains
+
+        return load_chains(pilot), None
     outcome = load(pilot)
     mean = outcome.mean_new_tokens
     return outcome.counts, None if mean != mean else mean
