@@ -1,10 +1,11 @@
 """Saturation on a tiny model that adds: samples, rounds, and which of them to buy.
 
     capax train rethink --out DIR
-    python -m benchmarks.saturation --model models/rethink/rethink.gguf
+    python -m benchmarks.saturation --model models/rethink-tiny/rethink.gguf
 
 Pilot and judged samples are disjoint, and so are the halves of the chains. Selection is by an
-oracle everywhere. Writes results/saturation.json.
+oracle everywhere. Writes results/saturation.json and
+its picture.
 """
 
 from __future__ import annotations
@@ -198,6 +199,31 @@ async def measure(model: Path, folder: Path, max_digits: int, n_chains: int) -> 
     }
 
 
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Write the picture of rounds against samples."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    rounds = result["rounds"]
+    ts = range(1, rounds["rounds"] + 1)
+    left.plot(ts, rounds["ever_right"], "o-", markersize=3, label="ever right")
+    left.plot(ts, rounds["last_right"], "s--", markersize=3, label="last answer right")
+    left.set_xlabel("rounds")
+    left.set_ylabel("share of answers right, oracle")
+    budgets = result["choice"]["budgets"]
+    for i, name in enumerate(("samples", "rounds")):
+        tokens = [row["tokens"] for row in budgets]
+        right.plot(tokens, [row["measured"][i] for row in budgets], "o", label=f"{name}, measured")
+        right.plot(tokens, [row["predicted"][i] for row in budgets], "-", label=f"{name}, planned")
+    right.set_xscale("log")
+    right.set_xlabel("tokens per problem")
+    for axes in (left, right):
+        axes.set_ylim(0, 1)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -211,6 +237,7 @@ def main() -> None:
             measure(options.model, Path(folder), options.max_digits, options.chains)
         )
     options.out.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, options.out.with_suffix(".png"))
     print(json.dumps(result, indent=1))
 
 
