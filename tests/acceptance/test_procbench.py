@@ -28,6 +28,7 @@ class Client:
     """Answers with what `write` makes of a problem, one character per token."""
 
     name = "client"
+    max_choices = 1
 
     def __init__(self, write: Callable[[Problem], str], fails_after: int = 10**9) -> None:
         self.ledger = Ledger()

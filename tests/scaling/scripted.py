@@ -23,6 +23,7 @@ class Scripted:
     """
 
     name = "scripted"
+    max_choices = 128
 
     def __init__(self, ledger: Ledger | None = None, fail_at: int | None = None) -> None:
         self.ledger = ledger or Ledger()

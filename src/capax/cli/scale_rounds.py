@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from capax.cli.asked import identity, open_endpoint, run_facts, server_options
 from capax.cli.options import json_option, machine_options, model_argument
 
 
@@ -43,6 +44,7 @@ from capax.cli.options import json_option, machine_options, model_argument
 )  # fmt: skip
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this. May be repeated.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
+@server_options
 @click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
 @machine_options
 @json_option
@@ -59,6 +61,8 @@ def command(
     temperature: float,
     stop: tuple[str, ...],
     seed: int,
+    base_url: str | None,
+    api_key: str | None,
     ctx_size: int | None,
     threads: int | None,
     memory: int | None,
@@ -69,9 +73,8 @@ def command(
     TASKS is as for 'capax scale sample'. The same command goes on where it was stopped;
     'capax scale plan DIR --mode sequential' says how many rounds pay.
     """
-    from capax import LLM, SamplingParams
-    from capax.cli.scale_sample import _identity
-    from capax.endpoints.local import LocalEndpoint
+    from capax import SamplingParams
+    from capax.endpoints import Ledger
     from capax.scaling.rounds import AGAIN, RoundsPlan, run_rounds
     from capax.scaling.run_directory import RunDirectory
     from capax.scaling.tasks import read_tasks
@@ -80,15 +83,17 @@ def command(
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop)
     plan = RoundsPlan(chains, rounds, params, history, AGAIN if again is None else again, seed)
 
+    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
+
     async def run(directory: RunDirectory) -> str:
-        llm = LLM(
-            model, n_sequences=4, parallel=plan.concurrency, ctx_size=ctx_size, threads=threads,
-            memory=memory,
-        )  # fmt: skip
-        async with LocalEndpoint(llm) as endpoint:
+        opened = open_endpoint(
+            model, base_url, api_key, limits, parallel=plan.concurrency, ledger=Ledger()
+        )
+        async with opened as endpoint:
             return await run_rounds(endpoint, tasks, directory, plan)
 
-    with RunDirectory(out, plan.settings(tasks, _identity(model, None))) as directory:
+    settings = plan.settings(tasks, identity(model, base_url))
+    with RunDirectory(out, settings, run_facts()) as directory:
         status = asyncio.run(run(directory))
         n_answers = len(directory.samples)
     if as_json:

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capax.cli.asked import identity, open_endpoint, run_facts, server_options
 from capax.cli.console import console
 from capax.cli.options import json_option, machine_options, model_argument
-from capax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from capax.endpoints import Ledger
-    from capax.scaling.run_directory import RunDirectory
-    from capax.scaling.sampling import Progress, SamplePlan
-    from capax.scaling.tasks import Task
+    from capax.scaling.sampling import Progress
 
 MAX_PARALLEL = 64  # answers in one step; more gain nothing on a CPU
-CONTEXTS = 4  # whole contexts of KV cache; samples are far shorter, so many fit
 
 
 @click.command("sample")
@@ -65,11 +61,7 @@ CONTEXTS = 4  # whole contexts of KV cache; samples are far shorter, so many fit
     "--max-total-tokens", type=click.IntRange(0), metavar="N",
     help="Stop before more tokens than this are taken, prompts included.",
 )  # fmt: skip
-@click.option(
-    "--base-url", metavar="URL",
-    help="Ask this OpenAI-compatible server (http://host:port/v1), where MODEL is its name.",
-)  # fmt: skip
-@click.option("--api-key", metavar="KEY", help="Key for the server.")
+@server_options
 @click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
 @machine_options
 @json_option
@@ -106,7 +98,7 @@ def command(
     from capax import SamplingParams
     from capax.endpoints import Ledger
     from capax.scaling.run_directory import RunDirectory, new_run_path
-    from capax.scaling.sampling import SamplePlan
+    from capax.scaling.sampling import SamplePlan, sample
     from capax.scaling.tasks import read_tasks
 
     tasks = read_tasks(tasks_file, checker, limit)
@@ -118,15 +110,19 @@ def command(
         ignore_eos=ignore_eos,
     )
     plan = SamplePlan(n, params, seed, choices, concurrency)
-    settings = plan.settings(tasks, _identity(model, base_url))
+    settings = plan.settings(tasks, identity(model, base_url))
     path = out or new_run_path(Path("runs"), tasks_file.stem, settings)
     ledger = Ledger(max_tokens=max_total_tokens)
-    with RunDirectory(path, settings, _facts()) as run:
-        if base_url is None:
-            limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
-            status = asyncio.run(_here(model, limits, tasks, run, plan, ledger))
-        else:
-            status = asyncio.run(_there(base_url, model, api_key, tasks, run, plan, ledger))
+    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
+    parallel = max(choices, min(choices * concurrency, MAX_PARALLEL))
+
+    async def draw() -> str:
+        opened = open_endpoint(model, base_url, api_key, limits, parallel=parallel, ledger=ledger)
+        async with opened as endpoint:
+            return await sample(endpoint, tasks, run, plan, _progress())
+
+    with RunDirectory(path, settings, run_facts()) as run:
+        status = asyncio.run(draw())
         n_samples = len(run.samples)
     if as_json:
         report = {"run": str(path), "status": status, "n_samples": n_samples}
@@ -138,68 +134,6 @@ def command(
         f"{totals.prompt_tokens:,} prompt tokens, {totals.completion_tokens:,} new; "
         f"next: capax scale coverage {path}"
     )
-
-
-async def _here(
-    model: str,
-    limits: dict[str, Any],
-    tasks: list[Task],
-    run: RunDirectory,
-    plan: SamplePlan,
-    ledger: Ledger,
-) -> str:
-    from capax import LLM
-    from capax.endpoints.local import LocalEndpoint
-    from capax.scaling.sampling import sample
-
-    parallel = max(plan.choices, min(plan.choices * plan.concurrency, MAX_PARALLEL))
-    llm = LLM(model, n_sequences=CONTEXTS, parallel=parallel, **limits)
-    async with LocalEndpoint(llm, ledger=ledger) as endpoint:
-        return await sample(endpoint, tasks, run, plan, _progress())
-
-
-async def _there(
-    base_url: str,
-    model: str,
-    api_key: str | None,
-    tasks: list[Task],
-    run: RunDirectory,
-    plan: SamplePlan,
-    ledger: Ledger,
-) -> str:
-    try:
-        from capax.endpoints.http import HTTPEndpoint
-    except ImportError:
-        raise ConfigError("asking a server needs: pip install 'capax[scale]'") from None
-    from capax.scaling.sampling import sample
-
-    async with HTTPEndpoint(base_url, model, api_key=api_key, ledger=ledger) as endpoint:
-        return await sample(endpoint, tasks, run, plan, _progress())
-
-
-def _identity(model: str, base_url: str | None) -> str:
-    """Return what tells this model from another: a digest of its weights, or where it is."""
-    if base_url is not None:
-        return f"{model}@{base_url}"
-    from capax.files.digest import weights_digest
-    from capax.files.model_file import open_model
-    from capax.files.registry import resolve
-
-    return f"sha256:{weights_digest(open_model(resolve(model))).hex()}"
-
-
-def _facts() -> dict[str, Any]:
-    """Return what a reader of the run wants to know besides."""
-    import platform
-    import sys
-
-    import capax
-
-    return {
-        "command": sys.argv,
-        "versions": {"capax": capax.__version__, "python": platform.python_version()},
-        "machine": {"platform": platform.platform(), "processor": platform.machine()},
-    }
 
 
 def _progress() -> Progress | None:

@@ -52,6 +52,11 @@ LEAST_KEY_CHARS = 8
     help="What clients call the model.",
 )
 @click.option(
+    "--strategy",
+    metavar="STRATEGY",
+    help="Answer chats by spending more, e.g. majority:n=8; see 'capax methods strategy'.",
+)
+@click.option(
     "--embedding-model",
     metavar="MODEL",
     help="A sentence embedder to serve beside MODEL, for /v1/embeddings.",
@@ -164,6 +169,10 @@ def command(
     keys = (*api_keys, *(() if api_key_file is None else read_keys(api_key_file)))
     _check_keys(keys)
     _import_extra()
+    if settings["strategy"] is not None:
+        from capax.scaling.strategies.strategy import parse_strategy
+
+        parse_strategy(settings["strategy"])
     from capax.serving.config import OWN_NBYTES, ServerConfig
     from capax.serving.launch import serve
     from capax.serving.load import load_models

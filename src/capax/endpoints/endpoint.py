@@ -97,6 +97,11 @@ class Endpoint(Protocol):
     @property
     def ledger(self) -> Ledger: ...
 
+    @property
+    def max_choices(self) -> int:
+        """The most choices that one request may ask for."""
+        ...
+
     async def generate(self, request: GenerateRequest) -> Completion:
         """Complete a prompt.
 

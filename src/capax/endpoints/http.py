@@ -23,7 +23,7 @@ import httpx2
 import msgspec
 import tenacity
 
-from capax.decoding.params import SamplingParams
+from capax.decoding.params import LIMITS, SamplingParams
 from capax.decoding.structured import StructuredOutputs
 from capax.endpoints.answers import (
     ChatAnswer,
@@ -109,6 +109,10 @@ class HTTPEndpoint:
     @property
     def ledger(self) -> Ledger:
         return self._ledger
+
+    @property
+    def max_choices(self) -> int:
+        return int(LIMITS["n"].high)
 
     async def generate(self, request: GenerateRequest) -> Completion:
         params = request.params

@@ -54,6 +54,10 @@ class LocalEndpoint:
     def ledger(self) -> Ledger:
         return self._ledger
 
+    @property
+    def max_choices(self) -> int:
+        return self._llm.plan.logit_rows
+
     async def generate(self, request: GenerateRequest) -> Completion:
         llm, params = self._llm, request.params
         ids = await self._prompt_ids(request.prompt)

@@ -191,7 +191,7 @@ def load_chains(path: Path) -> Chains:
     rounds = read_manifest(path)["settings"].get("rounds")
     if not isinstance(rounds, int):
         raise ConfigError(f"{path} is no run of rounds; make one with 'capax scale rounds'")
-    outcome = load(path)
+    outcome = load(path, of_rounds=True)
     sizes = [answers.correct.size for answers in outcome.answers]
     if any(size % rounds for size in sizes):
         raise ConfigError(f"{path}: a chain has not all of its {rounds} rounds; continue the run")

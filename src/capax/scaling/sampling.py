@@ -246,9 +246,18 @@ class Outcome:
     mean_new_tokens: float  # NaN where the endpoint did not say
 
 
-def load(path: Path) -> Outcome:
-    """Read samples and verdicts. Raises ConfigError if a problem has none."""
-    problems = read_manifest(path).get("problems", {})
+def load(path: Path, *, of_rounds: bool = False) -> Outcome:
+    """Read samples and verdicts. Raises ConfigError if a problem has none.
+
+    Answers of a run of rounds depend on each other: it is read only if `of_rounds` says so.
+    """
+    manifest = read_manifest(path)
+    if "rounds" in manifest["settings"] and not of_rounds:
+        raise ConfigError(
+            f"{path} holds rounds, each an answer to the one before, and no independent samples; "
+            f"use capax scale plan {path} --mode sequential"
+        )
+    problems = manifest.get("problems", {})
     texts: dict[str, set[bytes]] = {name: set() for name in problems}
     n_tokens: list[int] = []
     n_samples = 0

@@ -7,7 +7,7 @@ tools, structured output and reasoning take part.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from capax.decoding.params import INT32_MAX, LIMITS, Limits
+from capax.endpoints import Message
 from capax.engine.llm import LLM
 from capax.engine.outputs import RequestOutput, StreamPiece
 from capax.errors import FileFormatError
@@ -27,6 +28,7 @@ from capax.files.chat_template import (
     render_chat,
     template_of,
 )
+from capax.methods import Chosen
 from capax.serving.body import body_schema, read_body
 from capax.serving.chunks import ChunkWriter, envelope
 from capax.serving.conversation import MESSAGES
@@ -61,11 +63,18 @@ from capax.serving.shape import PLAIN, AnswerParser, Delta, Shape
 from capax.serving.shaping import shape_of
 from capax.serving.sse import DONE, EventStream
 from capax.serving.state import Server, server_of
+from capax.serving.strategies import (
+    Asked,
+    StrategicAnswer,
+    model_and_strategy,
+    strategy_of,
+)
 
 router = APIRouter()
 
 T = TypeVar("T")
 
+TOTAL_TOKENS = Limits(1, INT32_MAX, is_integer=True)
 MAX_TOKENS = number("max_tokens", Limits(-1, INT32_MAX, is_integer=True))
 
 
@@ -93,6 +102,9 @@ class ChatRequest(ConversationFields, FormFields):
     top_logprobs: Annotated[int | None, number("top_logprobs", LIMITS["logprobs"])] = None
     return_progress: bool | None = None
 
+    strategy: str | None = None
+    max_total_tokens: Annotated[int | None, number("max_total_tokens", TOTAL_TOKENS)] = None
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -108,8 +120,14 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     body = await read_body(request, ChatRequest)
     server = server_of(request)
-    check_model(server, body.model)
+    name, strategy = model_and_strategy(body.model)
+    if body.model in server.model_names:  # a name of its own may have an '@'
+        name, strategy = body.model, None
+    check_model(server, name)
     _check(body)
+    chosen = strategy_of(server, body.strategy or strategy, body.max_total_tokens, _obstacle(body))
+    if chosen is not None:
+        return await _by_strategy(request, server, body, chosen)
     answer = ChatAnswer(server, body, await prepare(server, body))
     submitted = await submit(request, [answer.turn.generation])
     if body.stream:
@@ -118,6 +136,30 @@ async def chat_completions(request: Request) -> Response:
         whole = await answer.whole(submitted)
     finally:
         await submitted.aclose()
+    return Response(msgspec.json.encode(whole), media_type="application/json")
+
+
+async def _by_strategy(
+    request: Request, server: Server, body: ChatRequest, chosen: Chosen
+) -> Response:
+    turn = await prepare(server, body)
+
+    async def ids_of(messages: Sequence[Message]) -> list[int]:
+        return await conversation_ids(
+            server, body.model_copy(update={"messages": list(messages)}), turn.shape
+        )
+
+    answer = StrategicAnswer(
+        server,
+        chosen,
+        Asked(request, turn.generation, ids_of, turn.shape.parser),
+        body.messages or [],
+        body.max_total_tokens,
+        includes_usage=body.includes_usage,
+    )
+    if body.stream:
+        return EventStream(answer.chunks())
+    whole = await answer.whole()
     return Response(msgspec.json.encode(whole), media_type="application/json")
 
 
@@ -245,6 +287,16 @@ async def _templated(
 def _template(llm: LLM, has_tools: bool) -> str:
     for_tools = llm.tokenizer.chat_templates.get("tool_use") if has_tools else None
     return for_tools or llm.file.chat_template or template_of(llm.tokenizer)
+
+
+def _obstacle(body: ChatRequest) -> str | None:
+    """Return the field of a request that an answer made out of several cannot have."""
+    if body.n is not None and body.n > 1:
+        return "n"
+    for name in ("tools", "logprobs", "prompt_logprobs", "return_token_ids", "return_progress"):
+        if getattr(body, name):
+            return name
+    return None
 
 
 def _check(body: ChatRequest) -> None:

@@ -27,6 +27,7 @@ class ServerConfig:
     strict_params: bool = False  # an unknown field is an error, not a header
     log_format: Literal["text", "json"] = "text"
     log_prompts: bool = False
+    strategy: str | None = None  # how chats are answered; None: by one answer of the model
 
     # What is received.
     max_body_nbytes: int = 8 * MIB

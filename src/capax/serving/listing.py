@@ -44,6 +44,7 @@ def descriptions(server: Server) -> dict[str, dict[str, Any]]:
 
 def _describe(server: Server, name: str, llm: LLM | Embedder) -> dict[str, Any]:
     """Return one model, with llama-server's `meta` block."""
+    strategy = server.config.strategy if llm is not server.embedder else None
     return {
         "id": name,
         "object": "model",
@@ -56,5 +57,6 @@ def _describe(server: Server, name: str, llm: LLM | Embedder) -> dict[str, Any]:
             "n_embd": llm.config.d_model,
             "n_vocab": llm.config.vocab_size,
             "size": llm.plan.footprint.weights,
+            **({"strategy": strategy} if strategy else {}),
         },
     }

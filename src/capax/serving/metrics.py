@@ -73,6 +73,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.histograms = {name: Histogram(edges) for name, (_, _, edges) in _HISTOGRAMS.items()}
+        self.strategy_answers = 0
         self.embedding_texts = 0
         self.embedding_tokens = 0
         self.finished = dict.fromkeys(FINISH_REASONS, 0)
@@ -173,6 +174,11 @@ class _EngineCollector(Collector):
                 yield family
                 if vllm_name and self._server.config.metrics_compat == "vllm":
                     yield _renamed(family, vllm_name)
+        yield self._counter(
+            "capax_strategy_answers",
+            "Chats answered by a strategy; each of its calls is a request too.",
+            self._server.metrics.strategy_answers,
+        )
         yield from self._embeddings()
         yield from self._memory()
 

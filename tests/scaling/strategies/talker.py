@@ -21,6 +21,7 @@ class Talker:
     """
 
     name = "talker"
+    max_choices = 128
 
     def __init__(
         self,

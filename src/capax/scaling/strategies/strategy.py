@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from capax.decoding.params import LIMITS, SamplingParams
+from capax.decoding.params import SamplingParams
 from capax.endpoints import BudgetExceeded, Choice, Endpoint, GenerateRequest, Ledger, Message
 from capax.engine.outputs import Usage
-from capax.errors import ConfigError, EndpointError
+from capax.errors import CapaxError, ConfigError, EndpointError
 from capax.methods import Chosen, parse_method
 
 Prompt = str | Sequence[Message]
-MAX_CHOICES = int(LIMITS["n"].high)  # of one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,8 @@ async def answer(
     """Answer a prompt or a conversation by a strategy.
 
     `params` are those of each answer, its n must be 1. `max_total_tokens` caps prompt and new
-    tokens of all calls together. Raises BudgetExceeded if not one answer fits, EndpointError if
-    every call failed, ConfigError for settings the endpoint refuses.
+    tokens of all calls together. Raises BudgetExceeded if not one answer fits, and what the first
+    call raised if there is no answer at all.
     """
     if params.n != 1:
         raise ConfigError(f"n is {params.n} but a strategy gives one answer; leave n out")
@@ -114,7 +113,7 @@ class Purse:
         size = await self.endpoint.count_prompt(prompt)
         choices: list[Choice] = []
         while len(choices) < n:
-            wanted = min(n - len(choices), MAX_CHOICES)
+            wanted = min(n - len(choices), self.endpoint.max_choices)
             part = self._affordable(params, size, wanted)
             if part is None:
                 self._stop(BudgetExceeded(
@@ -176,7 +175,7 @@ class Purse:
         request = GenerateRequest(prompt, params, purpose, self.ledger)
         try:
             completion = await self.endpoint.generate(request)
-        except (BudgetExceeded, EndpointError) as error:
+        except CapaxError as error:
             self._stop(error)
             return []
         good = [c for c in completion.choices if c.finish_reason != "error"]

@@ -1,0 +1,84 @@
+"""The model that `capax scale` asks: in this process, or behind a URL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from capax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capax.endpoints import Endpoint, Ledger
+
+F = TypeVar("F", bound=Callable[..., Any])
+CONTEXTS = 4  # whole contexts of KV cache; answers are far shorter, so many fit
+
+
+def server_options(function: F) -> F:
+    """Add --base-url and --api-key."""
+    for option in (
+        click.option("--api-key", metavar="KEY", help="Key for the server."),
+        click.option(
+            "--base-url",
+            metavar="URL",
+            help="Ask this OpenAI-compatible server (http://host:port/v1), where MODEL is its "
+            "name.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@asynccontextmanager
+async def open_endpoint(
+    model: str,
+    base_url: str | None,
+    api_key: str | None,
+    limits: Mapping[str, Any],
+    *,
+    parallel: int,
+    ledger: Ledger,
+) -> AsyncIterator[Endpoint]:
+    """Open a model of this machine, up to `parallel` answers in a step, or a server's."""
+    if base_url is None:
+        from capax import LLM
+        from capax.endpoints.local import LocalEndpoint
+
+        llm = LLM(model, n_sequences=CONTEXTS, parallel=parallel, **limits)
+        async with LocalEndpoint(llm, ledger=ledger) as local:
+            yield local
+        return
+    try:
+        from capax.endpoints.http import HTTPEndpoint
+    except ImportError:
+        raise ConfigError("asking a server needs: pip install 'capax[scale]'") from None
+    async with HTTPEndpoint(base_url, model, api_key=api_key, ledger=ledger) as server:
+        yield server
+
+
+def identity(model: str, base_url: str | None) -> str:
+    """Return what tells this model from another: a digest of its weights, or where it is."""
+    if base_url is not None:
+        return f"{model}@{base_url}"
+    from capax.files.digest import weights_digest
+    from capax.files.model_file import open_model
+    from capax.files.registry import resolve
+
+    return f"sha256:{weights_digest(open_model(resolve(model))).hex()}"
+
+
+def run_facts() -> dict[str, Any]:
+    """Return what a reader of a run wants to know besides its settings."""
+    import platform
+    import sys
+
+    import capax
+
+    return {
+        "command": sys.argv,
+        "versions": {"capax": capax.__version__, "python": platform.python_version()},
+        "machine": {"platform": platform.platform(), "processor": platform.machine()},
+    }

@@ -1,0 +1,159 @@
+"""`capax scale compare`: strategies on the same tasks, by the tokens they take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capax.cli.asked import identity, open_endpoint, run_facts, server_options
+from capax.cli.console import console
+from capax.cli.options import json_option, machine_options, model_argument
+from capax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capax.scaling.comparing import Row
+
+
+@click.command("compare")
+@model_argument
+@click.argument("tasks_file", metavar="TASKS", type=click.Path(path_type=Path))
+@click.option(
+    "-s", "--strategy", "specs", multiple=True, required=True, metavar="STRATEGY",
+    help="For example majority:n=8; may be repeated. See 'capax methods strategy'.",
+)  # fmt: skip
+@click.option(
+    "--cap", "caps", multiple=True, type=click.IntRange(1), metavar="N",
+    help="Tokens that one task may take, all calls together; may be repeated. Default: no cap.",
+)  # fmt: skip
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
+    help="Where the answers are kept; a folder that exists is continued.",
+)  # fmt: skip
+@click.option("--checker", metavar="NAME", help="Checker of tasks that name none.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take the first N tasks.")
+@click.option(
+    "-n", "--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
+    help="Tokens per answer.",
+)  # fmt: skip
+@click.option(
+    "--temp", "--temperature", "temperature", type=float, default=0.6, show_default=True,
+    metavar="T", help="Temperature.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N",
+    help="Tasks at a time.",
+)  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the table.")
+@server_options
+@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
+@machine_options
+@json_option
+def command(
+    model: str,
+    tasks_file: Path,
+    specs: tuple[str, ...],
+    caps: tuple[int, ...],
+    out: Path,
+    checker: str | None,
+    limit: int | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    concurrency: int,
+    plot: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    ctx_size: int | None,
+    threads: int | None,
+    memory: int | None,
+    as_json: bool,
+) -> None:
+    """Answer each task in TASKS by each strategy, and show what the tokens bought.
+
+    Tokens are those of all calls, prompts included. '*' marks what no other row beats in both
+    accuracy and tokens. The same command with the same --out goes on where it was stopped.
+    """
+    from capax import SamplingParams
+    from capax.endpoints import Ledger
+    from capax.files.registry import write_atomically
+    from capax.scaling.comparing import Cell, compare
+    from capax.scaling.comparing import as_json as rows_json
+    from capax.scaling.strategies.strategy import parse_strategy
+    from capax.scaling.tasks import read_tasks
+
+    tasks = read_tasks(tasks_file, checker, limit)
+    cells = [Cell(parse_strategy(spec), cap) for spec in specs for cap in (caps or (None,))]
+    if len({cell.name for cell in cells}) < len(cells):
+        raise ConfigError("a strategy is named twice; name each once")
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
+
+    async def ask() -> list[Row]:
+        opened = open_endpoint(
+            model, base_url, api_key, limits, parallel=min(64, 16 * concurrency), ledger=Ledger()
+        )
+        async with opened as endpoint:
+            return await compare(
+                endpoint, tasks, cells, params, out, model=identity(model, base_url), seed=seed,
+                concurrency=concurrency, facts=run_facts(), progress=_progress(),
+            )  # fmt: skip
+
+    rows = asyncio.run(ask())
+    text = json.dumps(rows_json(rows), indent=1)
+    write_atomically(out / "compare.json", text.encode() + b"\n", 0o644)
+    if plot is not None:
+        draw(plot, rows)
+    if as_json:
+        click.echo(text)
+        return
+    click.echo(
+        f"{'strategy':<28} {'cap':>7} {'accuracy':>16} {'tokens':>9} {'new':>8} {'calls':>6}"
+    )
+    for row in rows:
+        click.echo(
+            f"{row.strategy:<28} {row.cap or '-':>7} {row.accuracy:>8.4f} +-{row.stderr:.4f} "
+            f"{row.tokens:>8,.0f} {row.new_tokens:>8,.0f} {row.calls:>6.1f}"
+            f"{' *' if row.is_best else ''}"
+        )
+
+
+def _progress() -> Any:
+    if not console().shows_progress():
+        return None
+
+    def show(done: int, total: int) -> None:
+        click.echo(f"\r{done:,} of {total:,} answers", err=True, nl=done >= total)
+
+    return show
+
+
+def draw(path: Path, rows: list[Row]) -> None:
+    """Draw accuracy over tokens. Raises ConfigError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("a picture needs: pip install 'capax[plots]'") from None
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for family in dict.fromkeys(row.strategy.partition(":")[0] for row in rows):
+        own = sorted(
+            (r for r in rows if r.strategy.partition(":")[0] == family), key=lambda r: r.tokens
+        )
+        axes.errorbar(
+            [r.tokens for r in own], [r.accuracy for r in own], [r.stderr for r in own],
+            fmt="o-", capsize=2, label=family,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("tokens per task, all calls and prompts")
+    axes.set_ylabel("share of tasks answered right")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
