@@ -1,0 +1,15 @@
+"""`capax scale swarm`: consensus of several models."""
+
+from __future__ import annotations
+
+from capax.cli.lazy import LazyGroup
+
+command = LazyGroup(
+    "swarm",
+    table={
+        "ask": ("swarm_ask", "Answer a question by the consensus of several models."),
+        "admit": ("swarm_admit", "Let models earn the right to judge."),
+        "show": ("swarm_show", "Check a registry and show what each judge's word weighs."),
+    },
+    help="Let models answer, compare the answers, and choose the strongest.",
+)

@@ -1,0 +1,92 @@
+"""Who may judge: a node compares pairs whose better answer is known, and needs 17 of 20.
+
+Each challenge is asked in both orders; if they cancel, up to `MAX_TIEBREAKS` more in an order drawn
+anew, then a coin. Of a chance judge one in 776 attempts passes, which is why attempts cost tokens
+and are limited by the day (`registry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from capax.endpoints import GenerateRequest, Ledger
+from capax.errors import ConfigError
+from capax.scaling.swarm.consensus import JUDGE, Node
+from capax.scaling.swarm.judging import compare_messages, verdict_of
+
+MAX_TIEBREAKS = 3
+MAX_LINE_NBYTES = 1 << 20
+
+
+class Challenge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question with a better and a worse answer."""
+
+    question: str
+    better: str
+    worse: str
+
+
+class Admission(NamedTuple):
+    """How many challenges a node judged rightly, of how many, for how many tokens."""
+
+    right: int
+    asked: int
+    tokens: int
+
+
+def read_challenges(path: Path) -> list[Challenge]:
+    """Read challenges, one JSON object per line. Raises ConfigError naming a line that is none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {e.strerror}") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            if len(line) > MAX_LINE_NBYTES:
+                raise ConfigError("it is too long")
+            found.append(msgspec.json.decode(line, type=Challenge))
+        except (msgspec.MsgspecError, ConfigError, UnicodeDecodeError, RecursionError) as e:
+            raise ConfigError(f"{path} line {number} is no challenge: {e}") from None
+    if not found:
+        raise ConfigError(f"{path} has no challenge; give question, better and worse per line")
+    return found
+
+
+async def examine(node: Node, challenges: Sequence[Challenge], seed: int = 0) -> Admission:
+    """Let a node judge challenges. Raises what its endpoint raises."""
+    rng = np.random.default_rng(seed)
+    ledger = Ledger()
+    n_calls = 0
+
+    async def prefers_better(challenge: Challenge, better_first: bool) -> int:
+        """Return 1 for the better answer, -1 for the worse, 0 for neither."""
+        nonlocal n_calls
+        n_calls += 1
+        shown = (challenge.better, challenge.worse)
+        first, second = shown if better_first else shown[::-1]
+        messages = compare_messages(challenge.question, first, second)
+        params = replace(JUDGE, seed=seed * 1_000_003 + n_calls)
+        request = GenerateRequest(messages, params, "challenge", ledger)
+        verdict = verdict_of((await node.endpoint.generate(request)).text)
+        if verdict not in ("A", "B"):
+            return 0
+        return 1 if (verdict == "A") == better_first else -1
+
+    right = 0
+    for challenge in challenges:
+        score = await prefers_better(challenge, True) + await prefers_better(challenge, False)
+        for _ in range(MAX_TIEBREAKS):
+            if score:
+                break
+            score += await prefers_better(challenge, bool(rng.random() < 0.5))
+        right += score > 0 or (score == 0 and bool(rng.random() < 0.5))
+    return Admission(right, len(challenges), ledger.totals.tokens)
