@@ -210,11 +210,96 @@ def readme(results: dict[str, dict[str, Any]]) -> str:
     return table(["method", "measured", "SmolLM2-135M and models trained here"], iter(rows))
 
 
+def monkeys(result: dict[str, Any]) -> str:
+    """Coverage against exact chances, the forecast and the vote."""
+    tests = result["tests"]
+    ks = result["ks"]
+    columns = zip(
+        ks, result["exact"], result["coverage"], result["forecast"], result["votes"], strict=True
+    )
+    text = table(
+        ["k", "exact", "sampled", "forecast from 200 samples, 95 %", "vote"],
+        (
+            [
+                f"{k:,}",
+                f"{exact:.1%}",
+                f"{made:.1%}",
+                f"{f['coverage']:.1%} ({f['low']:.1%}–{f['high']:.1%})",
+                f"{vote:.1%}",
+            ]
+            for k, exact, made, f, vote in columns
+        ),
+    )
+    low, high = tests["chi_squared_range"]
+    missed = [
+        k
+        for k, f, exact in zip(ks, result["forecast"], result["exact"], strict=True)
+        if not f["low"] <= exact <= f["high"]
+    ]
+    outside = f"misses the truth from k = {missed[0]:,} on" if missed else "holds everywhere"
+    largest = max(abs(z) for z in result["halves_z"].values())
+    text += (
+        f"\n\n{result['n_problems']} products, {result['n_samples']:,} samples each at temperature "
+        f"{result['temperature']:g}, {result['n_tokens']:,} tokens. Over the {tests['n_tested']} "
+        f"products with enough right and wrong samples χ² is {tests['chi_squared']:.1f} (99.9 % "
+        f"range {low:.1f} to {high:.1f}); neighbours in time and in the batch are independent "
+        f"(z = {tests['dispersion_by_block']:.2f} and {tests['dispersion_by_slot']:.2f}), and two "
+        f"halves of the samples differ by at most {largest:.1f} errors. The forecast's band "
+        f"{outside}: its Beta distribution is not this model's. The vote ends at "
+        f"{result['votes'][-1]:.1%}, where the most frequent answer is right, while coverage "
+        "goes on."
+    )
+    return text + "\n\n![Coverage of 10,000 samples against the truth](images/monkeys.png)"
+
+
+def deep_fast(result: dict[str, Any]) -> str:
+    """Strategies of the model that searches beside votes of the one that does not."""
+    search, direct = result["search_votes"], result["direct_votes"]
+    revision, best = result["revision"], result["best_of"]
+
+    def cell(row: dict[str, float]) -> str:
+        return f"{row['accuracy']:.1%} ({row['tokens']:,.0f})"
+
+    def rows() -> Iterator[list[str]]:
+        for i, row in enumerate(search):
+            rounds = revision["rounds"]
+            revised = cell(rounds[int(row["k"]) - 1]) if row["k"] <= len(rounds) else ""
+            yield [f"{row['k']:g}", cell(direct[i]), cell(row), cell(best[i]), revised]
+
+    text = table(
+        ["samples or rounds", "direct, vote", "search, vote", "search, best of", "search, revised"],
+        rows(),
+    )
+    kept = result["lengths_without_capped"]
+    selected = result["selected_16"][0]
+    cut = result["truncated"]
+    text += (
+        f"\n\nShare solved (new tokens per equation). One trace of the searching model beats every "
+        f"vote of the other. The vote beats best-of-n because the model cannot judge: the ROC area "
+        f"of its verdicts is {result['judge_roc_area']:.2f}. Revision beats both here: "
+        f"a revised answer is tried first, "
+        f"{revision['fixed'][0]:.0%} of wrong ones are mended in the first round and "
+        f"{max(revision['broken']):.1%} of right ones broken. Right traces are shorter than wrong "
+        f"ones of the same equation (median {-kept['median_difference']:.0f} tokens, "
+        f"{kept['n_mixed']} equations with both, p = {kept['p']:.0e}, traces cut off left out); "
+        f"the vote of the first 8 of 16 to finish is right in {selected['short']:.1%} where that "
+        f"of all is in {selected['vote']:.1%}, and takes {selected['first_saves']:.0%} fewer "
+        f"tokens (lengths spread by {kept['spread_of_lengths']:.2f} of their mean). A trace cut to "
+        f"0, 10, 50 and 100 % and forced to answer is right in "
+        f"{cut['0.0']['accuracy']:.1%}, {cut['0.1']['accuracy']:.1%}, "
+        f"{cut['0.5']['accuracy']:.1%} and {cut['1.0']['accuracy']:.1%}: not monotone, as a cut "
+        "trace ends in values that were just found wrong, and those are what it answers."
+    )
+    return text + "\n\n![Equations solved by tokens](images/deep_fast.png)"
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
     "million": ("million.md", million),
     "xquant": ("xquant.md", xquant),
+    "monkeys": ("repeated-sampling.md", monkeys),
+    "deep_fast": ("strategies.md", deep_fast),
 }
 
 

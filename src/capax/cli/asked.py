@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -47,7 +48,8 @@ async def open_endpoint(
         from capax import LLM
         from capax.endpoints.local import LocalEndpoint
 
-        llm = LLM(model, n_sequences=CONTEXTS, parallel=parallel, **limits)
+        n_sequences = _n_sequences(model, limits.get("ctx_size"), parallel)
+        llm = LLM(model, n_sequences=n_sequences, parallel=parallel, **limits)
         async with LocalEndpoint(llm, ledger=ledger) as local:
             yield local
         return
@@ -57,6 +59,16 @@ async def open_endpoint(
         raise ConfigError("asking a server needs: pip install 'capax[scale]'") from None
     async with HTTPEndpoint(base_url, model, api_key=api_key, ledger=ledger) as server:
         yield server
+
+
+def _n_sequences(model: str, ctx_size: int | None, parallel: int) -> int:
+    """Return whole contexts of KV cache: a few, and at least a page for each answer in a step."""
+    from capax.files.model_file import open_model
+    from capax.files.registry import resolve
+    from capax.kv import PAGE_TOKENS
+
+    length = ctx_size or open_model(resolve(model)).config.context_len
+    return max(CONTEXTS, math.ceil(2 * parallel * PAGE_TOKENS / max(length, PAGE_TOKENS)))
 
 
 def identity(model: str, base_url: str | None) -> str:

@@ -10,6 +10,7 @@ command = LazyGroup(
         "landmark": ("train_landmark", "Train a small model with landmark attention."),
         "retention": ("train_retention", "Train the gates of a bounded KV cache (trim)."),
         "knowledge": ("train_knowledge", "Train a small model that learns people by heart."),
+        "arithmetic": ("train_arithmetic", "Train a tiny model that multiplies."),
         "rethink": ("train_rethink", "Train a tiny model that adds and corrects itself."),
     },
     help="Train small parts that methods need (needs the extra 'train').",

@@ -14,7 +14,8 @@ from torch.nn import functional
 from capax.training.llama import Llama, LlamaShape
 from capax.training.loop import Schedule, train
 
-Documents = Sequence[npt.NDArray[np.int32]]  # blocks of token ids [n, t], each of one length
+Documents = Sequence[npt.NDArray[np.int32]]
+"""Blocks of token ids [n, t], each of one length; ~id is a token that is read, not predicted."""
 
 
 def train_on_documents(
@@ -30,7 +31,7 @@ def train_on_documents(
     on_report: Callable[[Mapping[str, float]], None] | None = None,
     stop_after: int | None = None,
 ) -> Llama:
-    """Train to predict every next token of `documents(step)`; goes on from what is in `folder`.
+    """Train to predict the next tokens of `documents(step)`; goes on from what is in `folder`.
 
     One document per sequence: nothing else stands in its context.
     """
@@ -45,11 +46,16 @@ def train_on_documents(
     def loss_of(step: int) -> Tensor:
         losses, n = [], 0
         for block in documents(step):
-            tokens = torch.from_numpy(block.astype(np.int64))
-            logits = model(tokens[:, :-1])
-            targets = tokens[:, 1:].reshape(-1)
-            losses.append(functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum"))
-            n += targets.numel()
+            given = torch.from_numpy(block.astype(np.int64))
+            logits = model(torch.where(given < 0, ~given, given)[:, :-1])
+            targets = given[:, 1:].reshape(-1)
+            counts = targets >= 0
+            losses.append(
+                functional.cross_entropy(
+                    logits.flatten(0, 1)[counts], targets[counts], reduction="sum"
+                )
+            )
+            n += int(counts.sum())
         return torch.stack(losses).sum() / n
 
     train(

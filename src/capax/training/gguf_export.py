@@ -34,11 +34,20 @@ _OUTSIDE = {
 
 
 def write_llama_gguf(
-    model: Llama, path: Path, encoding: str, *, name: str, tokens: Sequence[str], n_control: int
+    model: Llama,
+    path: Path,
+    encoding: str,
+    *,
+    name: str,
+    tokens: Sequence[str],
+    n_control: int,
+    merges: Sequence[str] = (),
+    end_id: int | None = None,
 ) -> None:
     """Write `model` to `path`: every matrix in `encoding`, the embedding too, vectors in F32.
 
-    `tokens`: a byte-level vocabulary without merges whose last `n_control` are control tokens.
+    `tokens`: a byte-level vocabulary whose last `n_control` are control tokens; `merges`: pairs of
+    its tokens, "a b", the first ones first; `end_id`: the token that ends a text.
     """
     shape = model.shape
     tensors = []
@@ -76,9 +85,11 @@ def write_llama_gguf(
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": list(tokens),
         "tokenizer.ggml.token_type": Typed(kinds, ValueType.INT32),
-        "tokenizer.ggml.merges": Typed([], ValueType.STRING),
+        "tokenizer.ggml.merges": Typed(list(merges), ValueType.STRING),
         "tokenizer.ggml.add_bos_token": False,
     }
+    if end_id is not None:
+        metadata["tokenizer.ggml.eos_token_id"] = end_id
     write_gguf(path, metadata, tensors)
 
 
