@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.run import about, find_model, keep
 from benchmarks.serving import Settings, answered, client_of
-from capax.measuring.idealized_runtime import Cell, Fit, Sample, cells, denoise, fit, token_gap_beta
+from capax.measuring.idealized_runtime import Cell, Fit, Sample, cells, denoise, token_gap_beta
 from capax.measuring.load.http import Client
 from capax.measuring.load.workload import Length, plan_load
 
@@ -83,7 +83,7 @@ async def timed(client: Client, repeats: int, seed: int) -> tuple[list[Sample], 
 
 
 async def contention(settings: Settings) -> dict[str, Any]:
-    """Return the quiet profile and what is left of each kind of load."""
+    """Return the times under each kind of load."""
     found: dict[str, Any] = {}
     async with client_of(settings, 1, CONTEXT) as client:
         for seed, condition in enumerate(CONDITIONS, 1):
@@ -93,12 +93,16 @@ async def contention(settings: Settings) -> dict[str, Any]:
                 "samples": [[s.p, s.o, s.seconds] for s in samples],
                 "token_gap_s": token_gap_beta(gaps, [0] * len(gaps)),
             }
-    quiet = fit(cells(_samples(found["quiet"])))
+    return found
+
+
+def judge(found: dict[str, Any]) -> None:
+    """Add the quiet profile, of minima as the denoised ones, and what is left of each load."""
+    quiet = denoise(_samples(found["quiet"]), remove_overhead=False)
     for condition in CONDITIONS:
         found[condition] |= judged(_samples(found[condition]), quiet)
     found["quiet"]["beta"] = quiet.model.beta
     found["token_gap_ratio"] = found["steady"]["token_gap_s"] / found["quiet"]["token_gap_s"]
-    return found
 
 
 def judged(samples: list[Sample], quiet: Fit) -> dict[str, float]:
@@ -131,7 +135,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    quiet = fit(cells(_samples(found["quiet"]))).model
+    quiet = denoise(_samples(found["quiet"]), remove_overhead=False).model
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 4), sharex=True, sharey=True)
     for axis, condition in zip(axes, CONDITIONS[1:], strict=True):
         samples = _samples(found[condition])
@@ -162,6 +166,8 @@ def main() -> int:
     settings = Settings(find_model(options.model), options.threads, options.rounds)
     facts = about(options.model, settings.model, settings.threads, settings.rounds)
     found = asyncio.run(contention(settings))
+    keep(options.out / "contention.json", "contention", facts | found)  # whatever comes of the fit
+    judge(found)
     keep(options.out / "contention.json", "contention", facts | found)
     draw(found, options.out / "contention.png")
     for condition in CONDITIONS:

@@ -148,6 +148,60 @@ def xquant(result: dict[str, Any]) -> str:
     )
 
 
+def sweep(result: dict[str, Any]) -> str:
+    """Bits per byte of every encoding on every text."""
+    found: dict[str, dict[str, float]] = {}
+    sizes: dict[str, int] = {}
+    for record in result["records"]:
+        encoding, text = record["method"]["encoding"], record["data"]["name"]
+        [bits] = [f["value"] for f in record["figures"] if f["name"] == "bits_per_byte"]
+        found.setdefault(encoding, {})[text] = bits
+        sizes[encoding] = record["model"]["weights_nbytes"]
+    order = sorted(found, key=lambda e: (e != "original", -sizes[e]))
+    texts = sorted(found[order[0]])
+    rows = (
+        [e, f"{sizes[e] / 1e6:.1f}", *(f"{found[e][text]:.4f}" for text in texts)] for e in order
+    )
+    text = table(["bits per byte", "MB", *texts], rows)
+    return text + "\n\n![Bits per byte over size, by text](images/sweep.png)"
+
+
+def readme_of_scaling(results: Path) -> str:
+    """What sampling, strategies and measuring reach here, for the README."""
+
+    def read(name: str) -> Any:
+        return json.loads((results / f"{name}.json").read_text())
+
+    drawn = read("sampling")["experiments"]["sampling"]["engines"]
+    rates = [drawn[n]["samples_per_second"]["median"] for n in ("capax", "llama_cpp_q4_1")]
+    monkeys_, pair = read("monkeys"), read("deep_fast")
+    bursts = read("contention")["experiments"]["contention"]["bursts"]
+    rows = [
+        [
+            "[`scale sample`](docs/repeated-sampling.md)",
+            "64 samples of a prompt, times llama.cpp in one batch",
+            f"**{rates[0] / rates[1]:.1f} ×**",
+        ],
+        [
+            "[coverage](docs/repeated-sampling.md)",
+            "64 products, 10,000 samples each: solved, and what the model's own chances say",
+            f"**{monkeys_['coverage'][-1]:.1%}**, {monkeys_['exact'][-1]:.1%}",
+        ],
+        [
+            "[strategies](docs/strategies.md)",
+            "equations: one trace of a model that searches, and 64 votes of its twin that does not",
+            f"**{pair['search_votes'][0]['accuracy']:.1%}**, "
+            f"{pair['direct_votes'][-1]['accuracy']:.1%}",
+        ],
+        [
+            "[`measure runtime`](docs/idealized-runtime.md)",
+            "a server's times beside bursts of load: mean, and denoised, over those when quiet",
+            f"{bursts['mean_ratio']:.2f} ×, **{bursts['denoised_ratio']:.2f} ×**",
+        ],
+    ]
+    return table(["", "measured", "here"], iter(rows))
+
+
 def readme(results: dict[str, dict[str, Any]]) -> str:
     """One line for each KV method that has a result, for the README."""
     rows: list[list[str]] = []
@@ -293,6 +347,57 @@ def deep_fast(result: dict[str, Any]) -> str:
     return text + "\n\n![Equations solved by tokens](images/deep_fast.png)"
 
 
+def contention(result: dict[str, Any]) -> str:
+    """What the mean and the minimum make of a server's times under load."""
+    result = result["experiments"]["contention"]
+    labels = {"quiet": "nothing else", "bursts": "bursts with pauses", "steady": "no pause"}
+    text = table(
+        ["load", "mean of repeats", "denoised fit", "median error over cells"],
+        (
+            [
+                label,
+                f"{result[name]['mean_ratio']:.2f} ×",
+                f"{result[name]['denoised_ratio']:.2f} ×",
+                f"{result[name]['denoised_error']:.1%}",
+            ]
+            for name, label in labels.items()
+        ),
+    )
+    text += (
+        f"\n\nMultiples of the denoised fit with nothing else running ({result['rounds']} repeats "
+        f"of 16 cells, four busy processes on {result['machine']['cores']} cores). Under a load "
+        f"without a pause the time between tokens is {result['token_gap_ratio']:.0f} × the quiet "
+        "one even at its 5 % quantile, far more than the share of the cores that is left: likely "
+        "because the engine's two threads wait for each other many times per token."
+    )
+    return text + "\n\n![Mean and least of repeats over the quiet fit](images/contention.png)"
+
+
+def sampling(result: dict[str, Any]) -> str:
+    """Samples per second beside llama.cpp, and the time and memory of bookkeeping."""
+    drawn, kept = (result["experiments"][name] for name in ("sampling", "bookkeeping"))
+    rates = {
+        name: engine["samples_per_second"]["median"] for name, engine in drawn["engines"].items()
+    }
+    small, large = (
+        (int(n), min(part["seconds"]), part["peak_rss_bytes"] / 2**20)
+        for n, part in kept["problems"].items()
+    )
+    per_sample = large[1] / (large[0] * kept["n_samples"])
+    return (
+        f"{drawn['n_samples']} samples of {drawn['answer_tokens']} tokens from one prompt of "
+        f"{drawn['prompt_tokens']}, SmolLM2 on {drawn['threads']} threads: capax's endpoint draws "
+        f"{rates['capax']:.1f} per second, llama.cpp in one batch of as many sequences "
+        f"{rates['llama_cpp_q4_1']:.1f}: {rates['capax'] / rates['llama_cpp_q4_1']:.1f} × "
+        f"(`python -m benchmarks.sampling`, medians of {drawn['rounds']} rounds in turn).\n\n"
+        f"Run directory, ledger and checks take {1e6 * per_sample:.0f} µs per sample, "
+        f"{per_sample * rates['capax']:.2%} of the time the model takes for it. With "
+        f"{small[0]:,} problems of {kept['n_samples']} samples the process reaches "
+        f"{small[2]:.0f} MiB, with {large[0]:,} {large[2]:.0f} MiB: what grows is the list of the "
+        "samples there are."
+    )
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
@@ -300,6 +405,9 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xquant": ("xquant.md", xquant),
     "monkeys": ("repeated-sampling.md", monkeys),
     "deep_fast": ("strategies.md", deep_fast),
+    "sweep": ("records.md", sweep),
+    "sampling": ("repeated-sampling.md", sampling),
+    "contention": ("idealized-runtime.md", contention),
 }
 
 
@@ -318,6 +426,8 @@ def main() -> int:
         readme(found),
         ("<!-- kv:begin -->", "<!-- kv:end -->"),
     )
+    markers = ("<!-- scaling:begin -->", "<!-- scaling:end -->")
+    text = insert(text, readme_of_scaling(options.results), markers)
     options.readme.write_text(text, encoding="utf-8")
     for name, (page, make) in PAGES.items():
         path = options.results / f"{name}.json"
@@ -329,7 +439,8 @@ def main() -> int:
             target.read_text(encoding="utf-8"), make(json.loads(path.read_text())), markers
         )
         target.write_text(text, encoding="utf-8")
-        shutil.copy(path.with_suffix(".png"), options.docs / "images" / f"{name}.png")
+        if path.with_suffix(".png").exists():
+            shutil.copy(path.with_suffix(".png"), options.docs / "images" / f"{name}.png")
         print(f"renewed {target}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Turn `engine.json`, `scoring.json` and `serving.json` into the README's tables and pictures.
+"""Turn `engine.json`, `scoring.json`, `sampling.json` and `serving.json` into tables and pictures.
 
     python -m benchmarks.report --page README.md benchmarks/results/engine.png
 
@@ -60,6 +60,23 @@ def prefill_rows(experiment: dict[str, Any]) -> Iterator[Row]:
     yield speed_row(what, experiment, "llama_cpp_q4_1", 8.0)
     yield speed_row(what, experiment, "llama_cpp_q4_0", 4.0)
     yield speed_row(what, experiment, "ctranslate2_int8", 1.7)
+
+
+def sampling_rows(experiment: dict[str, Any]) -> Iterator[Row]:
+    """Samples of one prompt per second."""
+    ours, theirs = (
+        experiment["engines"][name]["samples_per_second"]["median"]
+        for name in ("capax", "llama_cpp_q4_1")
+    )
+    ratio = ours / theirs
+    yield Row(
+        f"{experiment['n_samples']} samples of {experiment['answer_tokens']} tokens, one prompt",
+        f"{ours:.1f} per second",
+        f"{NAMES['llama_cpp_q4_1']}: {theirs:.1f} per second",
+        f"{ratio:.2f} ×",
+        "≥ 3.0 ×",
+        ratio >= 3,
+    )
 
 
 def scoring_rows(experiment: dict[str, Any]) -> Iterator[Row]:
@@ -148,6 +165,7 @@ ROWS: Makers = {
     "prefill": prefill_rows,
     "decode_deep": decode_deep_rows,
     "scoring": scoring_rows,
+    "sampling": sampling_rows,
     "roofline": roofline_rows,
     "process": process_rows,
     "memory": memory_rows,
@@ -274,7 +292,7 @@ def renew_serving(results: Path, pages: list[tuple[Path, Path]]) -> None:
 def engine_experiments(results: Path) -> dict[str, Any]:
     """Return the engine's experiments, with those of scoring if they were measured."""
     experiments: dict[str, Any] = {}
-    for name in ("engine.json", "scoring.json"):
+    for name in ("engine.json", "scoring.json", "sampling.json"):
         if name == "engine.json" or (results / name).exists():
             experiments |= json.loads((results / name).read_text())["experiments"]
     return experiments

@@ -17,7 +17,15 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers.base import Batching, Peer, Probing, Scoring, Serving, peak_rss_bytes
+from benchmarks.peers.base import (
+    Batching,
+    Peer,
+    Probing,
+    Sampling,
+    Scoring,
+    Serving,
+    peak_rss_bytes,
+)
 
 ENGINES = ("capax", "capax_runner", "llama_cpp", "ctranslate2_int8")
 
@@ -94,6 +102,9 @@ def main() -> int:
         elif request["do"] == "score" and isinstance(peer, Scoring):
             seconds, mean = peer.score(request["n_tokens"])
             answer = {"seconds": seconds, "mean_logprob": mean}
+        elif request["do"] == "sample" and isinstance(peer, Sampling):
+            taken = peer.sample(request["n_samples"], request["prompt"], request["n_tokens"])
+            answer = {"seconds": taken}
         elif request["do"] == "probe":
             answer = {**peer.probe(request["nbytes"])} if isinstance(peer, Probing) else {}
         else:

@@ -64,6 +64,18 @@ class Scoring(Protocol):
 
 
 @runtime_checkable
+class Sampling(Protocol):
+    """An engine that samples many answers to one prompt."""
+
+    def sample(self, n_samples: int, prompt: int, n_tokens: int) -> float:
+        """Return the seconds for `n_samples` answers of `n_tokens` to a prompt of `prompt` tokens.
+
+        The prompt is computed once; temperature 0.6, no other filter, the text is made as well.
+        """
+        ...
+
+
+@runtime_checkable
 class Probing(Protocol):
     """An engine that can also measure what the machine reaches."""
 

@@ -5,11 +5,14 @@ The same work as llama-bench: given tokens, logits of each decoded one, nothing 
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import capax
 from benchmarks.peers.base import prompt_ids
 from capax import LLM, SamplingParams, _native
+from capax.endpoints import GenerateRequest
+from capax.endpoints.local import LocalEndpoint
 
 
 class Capax:
@@ -70,6 +73,22 @@ class Capax:
         while not all(request.is_finished for request in requests):
             llm.engine.step()
         return time.perf_counter() - started
+
+    def sample(self, n_samples: int, prompt: int, n_tokens: int) -> float:
+        """Return the seconds for `n_samples` answers through the endpoint, counted and as text."""
+        params = SamplingParams(
+            n=n_samples, max_tokens=n_tokens, temperature=0.6, ignore_eos=True, seed=1
+        )
+        text = self._llm.tokenizer.decode(prompt_ids(prompt))
+        self._llm.close()  # forgets the prompt of the call before
+
+        async def ask() -> float:
+            async with LocalEndpoint(self._llm) as endpoint:
+                started = time.perf_counter()
+                await endpoint.generate(GenerateRequest(text, params))
+                return time.perf_counter() - started
+
+        return asyncio.run(ask())
 
     def probe(self, nbytes: int, seconds: float = 0.5) -> dict[str, float]:
         """Return the best the machine does now: reading `nbytes` over and over, int8 dot products.

@@ -119,6 +119,44 @@ class LlamaCpp:
             api.llama_batch_free(batch)
             self._depth = -1  # what the cache holds is no prompt of the other measurements
 
+    def sample(self, n_samples: int, prompt: int, n_tokens: int) -> float:
+        """Return the seconds for `n_samples` answers: one batch of all, a sampler for each."""
+        vocab = api.llama_model_get_vocab(self._model)
+        samplers = []
+        for seed in range(n_samples):
+            chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+            api.llama_sampler_chain_add(chain, api.llama_sampler_init_temp(0.6))
+            api.llama_sampler_chain_add(chain, api.llama_sampler_init_dist(seed))
+            samplers.append(chain)
+        api.llama_memory_clear(self._memory, True)
+        batch = api.llama_batch_init(512, 0, 1)
+        piece = ctypes.create_string_buffer(256)
+        try:
+            started = time.perf_counter()
+            entries = [(token, i, 0) for i, token in enumerate(prompt_ids(prompt))]
+            self._decode(batch, entries, logits=True)
+            for sequence in range(1, n_samples):
+                api.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
+            rows = [prompt - 1] * n_samples
+            for step in range(n_tokens):
+                tokens = [
+                    api.llama_sampler_sample(sampler, self._context, row)
+                    for sampler, row in zip(samplers, rows, strict=True)
+                ]
+                for token in tokens:
+                    api.llama_token_to_piece(vocab, token, piece, len(piece), 0, True)
+                if step + 1 == n_tokens:
+                    break
+                entries = [(token, prompt + step, i) for i, token in enumerate(tokens)]
+                self._decode(batch, entries, logits=True)
+                rows = list(range(n_samples))
+            return time.perf_counter() - started
+        finally:
+            api.llama_batch_free(batch)
+            for sampler in samplers:
+                api.llama_sampler_free(sampler)
+            self._depth = -1
+
     def score(self, n_tokens: int) -> tuple[float, float]:
         """Return the seconds for all log-probabilities of the fixed prompt, and their mean."""
         ids = prompt_ids(n_tokens)
