@@ -21,6 +21,7 @@ FIELDS = sorted(
         *LIMITS,
         "best_of",
         "max_completion_tokens",
+        "max_total_tokens",
         "priority",
         "stop_token_ids",
         "top_logprobs",
