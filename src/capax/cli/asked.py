@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from capax.cli.console import console
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,3 +95,14 @@ def run_facts() -> dict[str, Any]:
         "versions": {"capax": capax.__version__, "python": platform.python_version()},
         "machine": {"platform": platform.platform(), "processor": platform.machine()},
     }
+
+
+def progress_of(noun: str) -> Callable[[int, int], None] | None:
+    """Return what writes how many are done on one line of the terminal, if there is one."""
+    if not console().shows_progress():
+        return None
+
+    def show(done: int, total: int) -> None:
+        click.echo(f"\r{done:,} of {total:,} {noun}", err=True, nl=done >= total)
+
+    return show

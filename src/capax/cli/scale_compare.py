@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capax.cli.asked import identity, open_endpoint, run_facts, server_options
-from capax.cli.console import console
+from capax.cli.asked import identity, open_endpoint, progress_of, run_facts, server_options
 from capax.cli.options import json_option, machine_options, model_argument
 from capax.errors import ConfigError
 
@@ -100,7 +99,7 @@ def command(
         async with opened as endpoint:
             return await compare(
                 endpoint, tasks, cells, params, out, model=identity(model, base_url), seed=seed,
-                concurrency=concurrency, facts=run_facts(), progress=_progress(),
+                concurrency=concurrency, facts=run_facts(), progress=progress_of("answers"),
             )  # fmt: skip
 
     rows = asyncio.run(ask())
@@ -120,16 +119,6 @@ def command(
             f"{row.tokens:>8,.0f} {row.new_tokens:>8,.0f} {row.calls:>6.1f}"
             f"{' *' if row.is_best else ''}"
         )
-
-
-def _progress() -> Any:
-    if not console().shows_progress():
-        return None
-
-    def show(done: int, total: int) -> None:
-        click.echo(f"\r{done:,} of {total:,} answers", err=True, nl=done >= total)
-
-    return show
 
 
 def draw(path: Path, rows: list[Row]) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from capax.cli.asked import identity, open_endpoint, run_facts, server_options
+from capax.cli.asked import identity, open_endpoint, progress_of, run_facts, server_options
 from capax.cli.console import console
 from capax.cli.options import json_option, machine_options, model_argument
-
-if TYPE_CHECKING:
-    from capax.scaling.sampling import Progress
 
 MAX_PARALLEL = 64  # answers in one step; more gain nothing on a CPU
 
@@ -119,7 +116,7 @@ def command(
     async def draw() -> str:
         opened = open_endpoint(model, base_url, api_key, limits, parallel=parallel, ledger=ledger)
         async with opened as endpoint:
-            return await sample(endpoint, tasks, run, plan, _progress())
+            return await sample(endpoint, tasks, run, plan, progress_of("samples"))
 
     with RunDirectory(path, settings, run_facts()) as run:
         status = asyncio.run(draw())
@@ -134,13 +131,3 @@ def command(
         f"{totals.prompt_tokens:,} prompt tokens, {totals.completion_tokens:,} new; "
         f"next: capax scale coverage {path}"
     )
-
-
-def _progress() -> Progress | None:
-    if not console().shows_progress():
-        return None
-
-    def show(done: int, total: int) -> None:
-        click.echo(f"\r{done:,} of {total:,} samples", err=True, nl=done >= total)
-
-    return show

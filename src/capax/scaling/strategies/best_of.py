@@ -17,12 +17,18 @@ from capax.decoding.params import SamplingParams
 from capax.endpoints import Choice
 from capax.methods import Method, register
 from capax.scaling.strategies.majority import sampled
-from capax.scaling.strategies.strategy import Prompt, Purse, check_range, followed_by
+from capax.scaling.strategies.strategy import (
+    Prompt,
+    Purse,
+    check_range,
+    followed_by,
+    with_answers,
+)
 from capax.scaling.strategies.voting import winner
 
 VERDICT_TOKENS = 12
-MAX_LISTED_CHARS = 2000  # of each answer
 _GRADE = re.compile(r"(?<![\d.])(10|\d)(?![\d])")
+LIST_REQUEST = "Which of these answers is the best? Reply with its number only, 1 to {}."
 GRADE_REQUEST = (
     "Grade the answer above from 0 (certainly wrong) to 10 (certainly right). "
     "Reply with the number only."
@@ -48,7 +54,11 @@ class BestOf:
             return choices[0], choices
         verdict = SamplingParams(max_tokens=VERDICT_TOKENS, temperature=0.0)
         if self.judge == "list":
-            said = await purse.ask(_listed(prompt, choices), purpose="judge", params=verdict)
+            said = await purse.ask(
+                with_answers(prompt, [c.text for c in choices], LIST_REQUEST.format(len(choices))),
+                purpose="judge",
+                params=verdict,
+            )
             number = _number(said[0].text if said else "", 1, len(choices))
             return (winner(choices) if number is None else choices[number - 1]), choices
         requests = [followed_by(prompt, c.text, GRADE_REQUEST) for c in choices]
@@ -67,18 +77,6 @@ def _number(text: str, low: int, high: int) -> int | None:
     found = re.search(r"\d+", text) if high > 10 else _GRADE.search(text)
     number = int(found.group()[:9]) if found else None
     return number if number is not None and low <= number <= high else None
-
-
-def _listed(prompt: Prompt, choices: Sequence[Choice]) -> Prompt:
-    shown = "\n\n".join(
-        f"Answer {i}:\n{c.text[-MAX_LISTED_CHARS:]}" for i, c in enumerate(choices, 1)
-    )
-    request = (
-        f"Which of these answers is the best? Reply with its number only, 1 to {len(choices)}."
-    )
-    if isinstance(prompt, str):
-        return f"{prompt}\n\n{shown}\n\n{request}\n"
-    return [*prompt, {"role": "user", "content": f"{shown}\n\n{request}"}]
 
 
 register(

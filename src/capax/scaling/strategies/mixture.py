@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from capax.endpoints import Choice
 from capax.methods import Method, register
 from capax.scaling.strategies.majority import sampled
-from capax.scaling.strategies.strategy import Prompt, Purse, as_messages, check_range
+from capax.scaling.strategies.strategy import Prompt, Purse, check_range, with_answers
 from capax.scaling.strategies.voting import winner
 
-MAX_DRAFT_CHARS = 4000
 REQUEST = (
     "Above are answers to the question, some of which may be wrong. "
     "Using what is right in them, give one answer."
@@ -48,18 +47,9 @@ class Mixture:
                 break
             drafts = got
             everything += got
-            asked = _with_drafts(prompt, drafts)
+            asked = with_answers(prompt, [draft.text for draft in drafts], REQUEST)
         purse.need(everything)
         return (drafts[0] if len(drafts) == 1 else winner(drafts)), everything
-
-
-def _with_drafts(prompt: Prompt, drafts: Sequence[Choice]) -> Prompt:
-    shown = "\n\n".join(
-        f"Answer {i}:\n{draft.text[-MAX_DRAFT_CHARS:]}" for i, draft in enumerate(drafts, 1)
-    )
-    if isinstance(prompt, str):
-        return f"{prompt}\n\n{shown}\n\n{REQUEST}\n"
-    return [*as_messages(prompt), {"role": "user", "content": f"{shown}\n\n{REQUEST}"}]
 
 
 register(

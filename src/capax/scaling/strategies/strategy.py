@@ -21,6 +21,7 @@ from capax.errors import CapaxError, ConfigError, EndpointError
 from capax.methods import Chosen, parse_method
 
 Prompt = str | Sequence[Message]
+MAX_SHOWN_CHARS = 4000  # of each answer that a later prompt shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,3 +225,13 @@ def followed_by(prompt: Prompt, said: str, request: str) -> Prompt:
     return [
         *prompt, {"role": "assistant", "content": said}, {"role": "user", "content": request}
     ]  # fmt: skip
+
+
+def with_answers(prompt: Prompt, answers: Sequence[str], request: str) -> Prompt:
+    """Return the prompt, numbered answers to it (their ends, if they are long) and a request."""
+    shown = "\n\n".join(
+        f"Answer {i}:\n{text[-MAX_SHOWN_CHARS:]}" for i, text in enumerate(answers, 1)
+    )
+    if isinstance(prompt, str):
+        return f"{prompt}\n\n{shown}\n\n{request}\n"
+    return [*prompt, {"role": "user", "content": f"{shown}\n\n{request}"}]
