@@ -16,7 +16,7 @@ import argparse
 import asyncio
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from capax.endpoints.local import LocalEndpoint
 from capax.scaling.run_directory import RunDirectory, Sample, read_rows
 from capax.scaling.sampling import SamplePlan, sample
 from capax.scaling.selecting import Pool, exact_vote, read_pools, select
+from capax.scaling.selection import Answers
 from capax.scaling.tasks import Task, read_tasks
 from capax.training.arithmetic import Equation, judge_prompt, revise_prompt
 
@@ -78,7 +79,17 @@ def draw(folder: Path, name: str, work: Path, n: int) -> Side:
     rows = {row.key: row for row in read_rows(work / name, Sample)}
     texts = [[rows[task.id, i].text for i in range(n)] for task in tasks]
     ends = [[rows[task.id, i].finish_reason == "length" for i in range(n)] for task in tasks]
-    return Side(llm, tasks, read_pools(work / name), texts, np.array(ends))
+    pools = [
+        without_capped(pool, np.array(cut))
+        for pool, cut in zip(read_pools(work / name), ends, strict=True)
+    ]
+    return Side(llm, tasks, pools, texts, np.array(ends))
+
+
+def without_capped(pool: Pool, capped: np.ndarray) -> Pool:
+    """Return a pool in which a trace that was cut off has no answer: its last number is a trial."""
+    answers = [None if cut else a for a, cut in zip(pool.answers.answers, capped, strict=True)]
+    return replace(pool, answers=Answers(answers, pool.answers.correct * ~capped))
 
 
 def votes(side: Side) -> list[dict[str, float]]:
@@ -167,7 +178,10 @@ def revised(side: Side) -> dict[str, Any]:
         for (i, j), output in zip(where, outputs, strict=True):
             task = side.tasks[i]
             verdict = task.checker.judge(output.text, task.reference)
-            answers[i][j], now[i, j] = verdict.answer, verdict.correct
+            if output.outputs[0].finish_reason == "length":
+                answers[i][j], now[i, j] = None, False
+            else:
+                answers[i][j], now[i, j] = verdict.answer, verdict.correct
             n_new += len(output.outputs[0].token_ids)
         spent += n_new / len(prompts) + 12
         fixed.append(float((now & ~right).sum() / max(1, (~right).sum())))
@@ -256,7 +270,7 @@ def picture(found: dict[str, Any], path: Path) -> None:
             [r["tokens"] for r in rows], [r["accuracy"] for r in rows],
             [r["stderr"] for r in rows], fmt=style, ms=4, capsize=2, label=label,
         )  # fmt: skip
-    axes.set(xscale="log", ylim=(0, 1), xlabel="new tokens per question")
+    axes.set(xscale="log", ylim=(0, 1), xlabel="new tokens per question, and prompts read again")
     axes.set_ylabel("share of equations solved")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)

@@ -328,8 +328,10 @@ def deep_fast(result: dict[str, Any]) -> str:
     selected = result["selected_16"][0]
     cut = result["truncated"]
     text += (
-        f"\n\nShare solved (new tokens per equation). One trace of the searching model beats every "
-        f"vote of the other. The vote beats best-of-n because the model cannot judge: the ROC area "
+        f"\n\nShare solved (new tokens per equation; judging and revising also count the 12 prompt "
+        f"tokens they read again). One trace of the searching model beats every vote of the other. "
+        f"The vote beats best-of-n because this recipe hardly taught the model to judge (verdicts "
+        f"are 0.3 % of the tokens learnt): the ROC area "
         f"of its verdicts is {result['judge_roc_area']:.2f}. Revision beats both here: "
         f"a revised answer is tried first, "
         f"{revision['fixed'][0]:.0%} of wrong ones are mended in the first round and "
