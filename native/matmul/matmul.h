@@ -58,6 +58,12 @@ inline Q8Rows q8_rows_at(uint8_t* buffer, int64_t n_tokens, int64_t n_in) {
   return rows;
 }
 
+// The rows from `token` on, which begins a tile.
+inline Q8Rows q8_rows_from(const Q8Rows& rows, int64_t token, int64_t n_in) {
+  const int64_t entry = token * (n_in / 32);
+  return {rows.q + 32 * entry, rows.d + entry, rows.s + entry, rows.n32 + entry, rows.n16 + 2 * entry};
+}
+
 struct MatmulArgs {
   const uint8_t* groups;           // packed groups; groups[0] is group `group_begin`
   int64_t group_begin, group_end;  // this call's share, in groups of 16 output rows

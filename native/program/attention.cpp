@@ -146,6 +146,7 @@ void AttentionOperation::prepare(const Step& step, int n_threads) {
   for (const Group& group : groups_) first_item_.push_back(first_item_.back() + o_.n_kv_heads * group.n_spans);
   for (const Tile& tile : tiles_)
     first_item_.push_back(first_item_.back() + o_.n_kv_heads * (tile.n_spans ? tile.n_spans - tile.n_grouped : 1));
+  share_tiles(step, n_threads);
   rank_floats_ = align16(attend_scratch_floats(layout_, n_group(), codec));
   if (codec) rank_floats_ = std::max(rank_floats_, align16(encode_floats(layout_, *codec)));
   passing_ = align16(rank_floats_ * n_threads + partials);
@@ -154,6 +155,19 @@ void AttentionOperation::prepare(const Step& step, int n_threads) {
   uint8_t* end = program_.operation_scratch().reserve(passing_ * static_cast<int64_t>(sizeof(float)) + n_passing) +
                  passing_ * static_cast<int64_t>(sizeof(float));
   if (n_passing > 0 && kv_v_stride(layout_) != o_.head_dim) std::memset(end, 0, static_cast<size_t>(n_passing));
+}
+
+// Of a prompt each rank has the tiles of the rows that are its own in linear maps too.
+void AttentionOperation::share_tiles(const Step& step, int n_threads) {
+  owned_.clear();
+  if (n_threads == 1 || has_split_ || !groups_.empty()) return;
+  owned_.resize(static_cast<size_t>(n_threads));
+  for (size_t i = 0; i < tiles_.size(); ++i) {
+    const int64_t row = step.sequences[static_cast<size_t>(tiles_[i].sequence)].token_begin + tiles_[i].token_begin;
+    std::vector<int64_t>& items = owned_[static_cast<size_t>(row * n_threads / step.n_tokens)];
+    for (int64_t item = first_item_[i]; item < first_item_[i + 1]; ++item) items.push_back(item);
+  }
+  shares_.reset(n_threads);
 }
 
 void AttentionOperation::store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end,
@@ -240,7 +254,8 @@ void AttentionOperation::run(Context& context, int rank) {
   const AttentionKernels& kernels = context.kernels.attention;
   const int64_t n_stores = static_cast<int64_t>(blocks_.size()) * o_.n_kv_heads;
   const int n_threads = context.team.size();
-  for (int64_t item = rank; item < n_stores; item += n_threads) {  // all take the same time
+  const int64_t last_store = n_stores * (rank + 1) / n_threads;  // all take the same time
+  for (int64_t item = n_stores * rank / n_threads; item < last_store; ++item) {
     const Tile& block = blocks_[static_cast<size_t>(item / o_.n_kv_heads)];
     store(context, step.sequences[static_cast<size_t>(block.sequence)], block.token_begin, block.token_end,
           static_cast<int32_t>(item % o_.n_kv_heads));
@@ -257,8 +272,7 @@ void AttentionOperation::run(Context& context, int rank) {
   }
   float* partials = memory + n_threads * rank_floats_;
   const int64_t n_partial = n_group() * partial_floats(layout_);
-  const int64_t n_items = first_item_.back();
-  for (int64_t item = rank; item < n_items; item = n_threads + counter.next.fetch_add(1, std::memory_order_relaxed)) {
+  const auto attend = [&](int64_t item) {
     const auto after = std::upper_bound(first_item_.begin(), first_item_.end(), item);
     const size_t index = static_cast<size_t>(after - first_item_.begin() - 1);
     const int64_t local = item - first_item_[index];
@@ -266,7 +280,16 @@ void AttentionOperation::run(Context& context, int rank) {
       attend_group(context, groups_[index], local, scratch, partials);
     else
       attend_tile(context, tiles_[index - groups_.size()], local, scratch, partials);
+  };
+  if (!owned_.empty()) {
+    const auto items_of = [&](int owner) -> const std::vector<int64_t>& { return owned_[static_cast<size_t>(owner)]; };
+    shares_.take(rank, 1, [&](int owner) { return static_cast<int64_t>(items_of(owner).size()); },
+                 [&](int owner, int64_t begin, int64_t) { attend(items_of(owner)[static_cast<size_t>(begin)]); });
+    return;
   }
+  const int64_t n_items = first_item_.back();
+  for (int64_t item = rank; item < n_items; item = n_threads + counter.next.fetch_add(1, std::memory_order_relaxed))
+    attend(item);
   if (!has_split_) return;
 
   context.team.barrier(rank);

@@ -59,6 +59,7 @@ class AttentionOperation : public Operation {
   Attend attend_for(const Step& step, const SequenceSlice& sequence) const;
   Attend attend_for(const Step& step, const Tile& tile) const;
   CodedView codes_of(const Step& step, const SequenceSlice& sequence) const;
+  void share_tiles(const Step& step, int n_threads);
   void store(Context& context, const SequenceSlice& sequence, int64_t begin, int64_t end, int32_t kv_head) const;
   int64_t plan_tables(const Step& step, int64_t begin);
   void fill_tables(Context& context, const Tile& block, int32_t kv_head) const;
@@ -73,6 +74,8 @@ class AttentionOperation : public Operation {
   std::vector<Tile> tiles_;           // phase 2
   std::vector<Group> groups_;         // phase 2, their items come first
   std::vector<int64_t> first_item_;   // of each group, then of each tile, then the total
+  std::vector<std::vector<int64_t>> owned_;  // items of each rank, if they are shared out by rows
+  Shares shares_;
   bool has_split_ = false;
   int64_t rank_floats_ = 0;  // operation scratch: [per rank: kernel scratch | partials | codec's tables]
   int64_t ld_table_ = 0;     // floats of the codec's table of one query row

@@ -13,6 +13,9 @@ constexpr int64_t kPrivateRows = 2;
 // step of up to 8 rows, and one weight's reads stay long.
 constexpr int64_t kDoubledGroups = 16;
 
+// From so many rows for each thread on, rows are shared out instead of groups of output rows.
+constexpr int64_t kOwnRows = 64;
+
 // How an operation's groups of output rows are shared out. Each thread begins with a range of its
 // own, which costs nothing; what is left is claimed piece by piece, so that a slowed core does not
 // hold up the others. A claim moves a cache line between cores, up to half a microsecond when they
@@ -48,6 +51,7 @@ void LinearOperation::add_output(Output output) {
   for (const Output& other : outputs_) is_used = is_used || other.buffer == output.buffer;
   if (is_used) throw std::invalid_argument("an output needs a buffer that nothing else in the operation uses");
   (output.weight->is_integer() ? needs_integer_ : needs_float_) = true;
+  is_streamed_ = is_streamed_ || output.weight->residency() == Residency::Streamed;
   n_groups_ += output.weight->n_groups();
   weight_scratch_nbytes_ = std::max(weight_scratch_nbytes_, align64(output.weight->scratch_nbytes()));
   outputs_.push_back(std::move(output));
@@ -78,6 +82,7 @@ void LinearOperation::prepare(const Step& step, int n_threads) {
   rank_nbytes_ = (n > kPrivateRows ? 0 : prepared_nbytes(n)) + temporary_nbytes_ + one_nbytes_ + sums_nbytes_ +
                  weight_scratch_nbytes_;
   program_.operation_scratch().reserve(shared_nbytes_ + rank_nbytes_ * n_threads);
+  shares_.reset(n_threads);
 }
 
 void LinearOperation::prepare_rows(Context& context, const Prepared& prepared, int64_t begin, int64_t end,
@@ -125,22 +130,54 @@ void LinearOperation::double_rows(Context& context, const float* rows, int64_t l
   }
 }
 
-void LinearOperation::run_doubled(const Output& output, int64_t first, int64_t last, const Prepared& prepared,
-                                  int64_t n, float* sums, uint8_t* weight_scratch) const {
+void LinearOperation::run_doubled(const Output& output, int64_t first, int64_t last, const Q8Rows& rows, int64_t n,
+                                  float* y, float* sums, uint8_t* weight_scratch) const {
   constexpr int64_t width = 16 * kDoubledGroups;
   const int64_t ldy = program_.width(output.buffer);
   for (int64_t g = first; g < last; g += kDoubledGroups) {
     const int64_t end = std::min(last, g + kDoubledGroups);
-    output.weight->matmul_groups(g, end, prepared.q8, nullptr, n_in_, 2 * n, sums - 16 * g, width, false, weight_scratch);
+    output.weight->matmul_groups(g, end, rows, nullptr, n_in_, 2 * n, sums - 16 * g, width, false, weight_scratch);
     const int64_t stop = std::min(16 * end, output.weight->n_out());
     for (int64_t t = 0; t < n; ++t) {
-      float* y = program_.rows(output.buffer) + t * ldy;
+      float* to = y + t * ldy;
       const float *whole = sums + 2 * t * width - 16 * g, *rest = whole + width;
       for (int64_t o = 16 * g; o < stop; ++o) {
         const float sum = whole[o] + rest[o];
-        y[o] = accumulate_ ? y[o] + sum : sum;
+        to[o] = accumulate_ ? to[o] + sum : sum;
       }
     }
+  }
+}
+
+void LinearOperation::multiply(Context& context, const Prepared& prepared, int64_t from, int64_t to, int64_t first,
+                               int64_t last, uint8_t* scratch) const {
+  float* sums = reinterpret_cast<float*>(scratch + temporary_nbytes_ + one_nbytes_);
+  uint8_t* weight_scratch = scratch + temporary_nbytes_ + one_nbytes_ + sums_nbytes_;
+  const Q8Rows q8 = needs_integer_ ? q8_rows_from(prepared.q8, doubles_ ? 2 * first : first, n_in_) : Q8Rows{};
+  const float* rows = prepared.rows ? prepared.rows + first * n_in_ : nullptr;
+  const int64_t n = last - first;
+  for (const Output& output : outputs_) {  // the outputs' groups lie one after another
+    const int64_t groups = output.weight->n_groups();
+    if (from < groups && to > 0) {
+      const int64_t begin = std::max<int64_t>(from, 0), end = std::min(to, groups);
+      const int64_t ldy = program_.width(output.buffer);
+      float* y = program_.rows(output.buffer) + first * ldy;
+      try {
+        if (doubles_ && output.weight->is_integer())
+          run_doubled(output, begin, end, q8, n, y, sums, weight_scratch);
+        else
+          output.weight->matmul_groups(begin, end, q8, rows, n_in_, n, y, ldy, accumulate_, weight_scratch);
+      } catch (const std::exception& error) {
+        context.fail(error.what());
+      }
+      if (!output.bias.empty()) {
+        const int64_t stop = std::min(end * 16, output.weight->n_out());
+        for (int64_t t = 0; t < n; ++t)
+          for (int64_t o = begin * 16; o < stop; ++o) y[t * ldy + o] += output.bias[static_cast<size_t>(o)];
+      }
+    }
+    from -= groups;
+    to -= groups;
   }
 }
 
@@ -149,59 +186,38 @@ void LinearOperation::run(Context& context, int rank) {
   if (n == 0) return;
   const int n_threads = context.team.size();
   uint8_t* mine = program_.operation_scratch().reserve(0) + shared_nbytes_ + rank * rank_nbytes_;
+  // Whole tiles of rows to each rank: the int8 form interleaves the rows of a tile.
+  const int64_t n_tiles = (n + kTokenTile - 1) / kTokenTile;
+  const auto first_row = [&](int owner) { return std::min(n, n_tiles * owner / n_threads * kTokenTile); };
   Prepared prepared{};
   if (n <= kPrivateRows) {
     prepared = layout(mine, n);
     mine += prepared_nbytes(n);
-    float* temporary = reinterpret_cast<float*>(mine);
-    prepare_rows(context, prepared, 0, n, temporary);
+    prepare_rows(context, prepared, 0, n, reinterpret_cast<float*>(mine));
   } else {
     prepared = layout(program_.operation_scratch().reserve(0), n);
-    float* temporary = reinterpret_cast<float*>(mine);
-    // Whole tiles of tokens to each rank: the int8 form interleaves the tokens of a tile.
-    const int64_t n_tiles = (n + kTokenTile - 1) / kTokenTile;
-    const int64_t first = n_tiles * rank / n_threads * kTokenTile;
-    const int64_t last = std::min(n, n_tiles * (rank + 1) / n_threads * kTokenTile);
-    prepare_rows(context, prepared, first, last, temporary);
+    prepare_rows(context, prepared, first_row(rank), first_row(rank + 1), reinterpret_cast<float*>(mine));
     context.team.barrier(rank);
   }
-  float* sums = reinterpret_cast<float*>(mine + temporary_nbytes_ + one_nbytes_);
-  uint8_t* weight_scratch = mine + temporary_nbytes_ + one_nbytes_ + sums_nbytes_;
+  const auto is_running = [&] { return !context.failed.load(std::memory_order_relaxed); };
 
+  if (n_threads > 1 && n >= kOwnRows * n_threads && !is_streamed_) {
+    const int64_t piece = std::max<int64_t>(1, n_groups_ / 24);
+    shares_.take(rank, piece, [&](int) { return n_groups_; }, [&](int owner, int64_t begin, int64_t end) {
+      if (is_running()) multiply(context, prepared, begin, end, first_row(owner), first_row(owner + 1), mine);
+    });
+    return;
+  }
   const Sharing sharing = share_out(n_groups_, n_threads, n <= kTokenTile);
   int64_t begin = rank * sharing.own, end = begin + sharing.own;
-  while (!context.failed.load(std::memory_order_relaxed)) {
+  while (is_running()) {
     if (begin == end) {
       begin = n_threads * sharing.own + counter.next.fetch_add(sharing.piece, std::memory_order_relaxed);
       if (begin >= n_groups_) break;
       end = std::min(begin + sharing.piece, n_groups_);
     }
-    int64_t from = begin, to = end;
+    multiply(context, prepared, begin, end, 0, n, mine);
     begin = end;
-    for (const Output& output : outputs_) {  // the outputs' groups lie one after another
-      const int64_t groups = output.weight->n_groups();
-      if (from < groups && to > 0) {
-        const int64_t first = std::max<int64_t>(from, 0), last = std::min(to, groups);
-        float* y = program_.rows(output.buffer);
-        const int64_t ldy = program_.width(output.buffer);
-        try {
-          if (doubles_ && output.weight->is_integer())
-            run_doubled(output, first, last, prepared, n, sums, weight_scratch);
-          else
-            output.weight->matmul_groups(first, last, prepared.q8, prepared.rows, n_in_, n,
-                                         y, ldy, accumulate_, weight_scratch);
-        } catch (const std::exception& error) {
-          context.fail(error.what());
-        }
-        if (!output.bias.empty()) {
-          const int64_t stop = std::min(last * 16, output.weight->n_out());
-          for (int64_t t = 0; t < n; ++t)
-            for (int64_t o = first * 16; o < stop; ++o) y[t * ldy + o] += output.bias[static_cast<size_t>(o)];
-        }
-      }
-      from -= groups;
-      to -= groups;
-    }
   }
 }
 

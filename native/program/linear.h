@@ -11,6 +11,10 @@
 //   y = W q8(h) + W q8(h - q8(h)),
 // which a decode step, bound by reading W, does beside the reading. On SmolLM2-135M Q4_1 the
 // divergence from float32 activations falls by a quarter.
+//
+// With many rows each thread has rows of its own, from one operation to the next: they stay in its
+// cache, where a split by output rows would move every activation between the cores. W is then read
+// once for each thread, which so many rows pay for.
 #pragma once
 
 #include <vector>
@@ -45,13 +49,16 @@ class LinearOperation : public Operation {
     float* rows;  // nullptr unless needed
   };
   Prepared layout(uint8_t* memory, int64_t n_rows) const;
+  // Groups [from, to) of all outputs together, for rows [first, last) that begin and end at tiles' borders.
+  void multiply(Context& context, const Prepared& prepared, int64_t from, int64_t to, int64_t first, int64_t last,
+                uint8_t* scratch) const;
   // Rows [begin, end), begin at a tile's border; temporary: [kTokenTile, n_in].
   void prepare_rows(Context& context, const Prepared& prepared, int64_t begin, int64_t end, float* temporary) const;
   // doubled: [2 * n, n_in], each of `rows` followed by what its int8 form leaves of it.
   void double_rows(Context& context, const float* rows, int64_t ldx, int64_t n, float* doubled, const Q8Rows& one) const;
-  // Groups [first, last) of an output over doubled rows; sums: [2 * n, 16 * kDoubledGroups].
-  void run_doubled(const Output& output, int64_t first, int64_t last, const Prepared& prepared, int64_t n, float* sums,
-                   uint8_t* weight_scratch) const;
+  // Groups [first, last) of an output over doubled rows, y: the first of n; sums: [2 * n, 16 * kDoubledGroups].
+  void run_doubled(const Output& output, int64_t first, int64_t last, const Q8Rows& rows, int64_t n, float* y,
+                   float* sums, uint8_t* weight_scratch) const;
   int64_t n_rows(const Step& step) const { return program_.gathered(input_) ? step.n_logit_rows : step.n_tokens; }
 
   Program& program_;
@@ -64,7 +71,9 @@ class LinearOperation : public Operation {
   bool needs_integer_ = false;
   bool needs_float_ = false;
   bool doubles_ = false;
+  bool is_streamed_ = false;  // by any output: its weight is read once for each call
   int64_t n_groups_ = 0;
+  Shares shares_;
   int64_t weight_scratch_nbytes_ = 0;
   std::vector<Output> outputs_;
   // Operation scratch: [prepared rows | per rank: prepared rows, a tile of rows, one row as int8

@@ -71,6 +71,35 @@ struct alignas(64) Counter {
   std::atomic<int64_t> next{0};
 };
 
+// Work of which every rank owns a share: it takes its own, whose rows lie in its cache, piece by
+// piece, and then pieces of what slower ranks have left.
+class Shares {
+ public:
+  // Before each use, by one thread.
+  void reset(int n_ranks) {
+    if (n_ranks > n_ranks_) counters_ = std::make_unique<Counter[]>(static_cast<size_t>(n_ranks));
+    n_ranks_ = n_ranks;
+    for (int rank = 0; rank < n_ranks; ++rank) counters_[static_cast<size_t>(rank)].next.store(0, std::memory_order_relaxed);
+  }
+  // body(owner, begin, end) for pieces of the items 0 .. n_items(owner) - 1 of each owner.
+  template <class Count, class Body>
+  void take(int rank, int64_t piece, const Count& n_items, const Body& body) {
+    for (int i = 0; i < n_ranks_; ++i) {
+      const int owner = (rank + i) % n_ranks_;
+      std::atomic<int64_t>& next = counters_[static_cast<size_t>(owner)].next;
+      const int64_t n = n_items(owner);
+      while (next.load(std::memory_order_relaxed) < n) {
+        const int64_t begin = next.fetch_add(piece, std::memory_order_relaxed);
+        if (begin < n) body(owner, begin, std::min(begin + piece, n));
+      }
+    }
+  }
+
+ private:
+  int n_ranks_ = 0;
+  std::unique_ptr<Counter[]> counters_;
+};
+
 // Memory with the alignment of a cache line; grows, never shrinks, contents lost on growth.
 class Scratch {
  public:

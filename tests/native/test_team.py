@@ -124,6 +124,18 @@ def test_any_number_of_threads_gives_the_same_bits(path: Path, threads: int) -> 
         assert np.array_equal(llm.logits(IDS, chunk=chunk), expected)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("kv", ["f16", "int8"])
+def test_rows_of_a_long_prompt_are_shared_out_without_changing_a_bit(
+    path: Path, threads: int, kv: str
+) -> None:
+    ids = [3 + 7 * i % 60 for i in range(461)]  # 200 rows and more for each thread, no whole tile
+    expected = LLM(path, threads=1, kv=kv).logits(ids)
+    for chunk in (461, 256):
+        llm = LLM(path, threads=threads, kv=kv, prefill_chunk=chunk)
+        assert np.array_equal(llm.logits(ids), expected)
+
+
 def test_several_teams_work_at_once_and_end_with_their_models(path: Path) -> None:
     expected = LLM(path, threads=1).logits(IDS).tobytes()
 
