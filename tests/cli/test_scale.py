@@ -2,6 +2,9 @@
 
 import json
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from capax.decoding.params import SamplingParams
 from capax.scaling.run_directory import RunDirectory, Sample
 from capax.scaling.sampling import SamplePlan, verify
-from tests.cli.test_main import capax
+from tests.cli.test_main import capax, environment
 from tests.models import gguf_model
 from tests.scaling.scripted import sums
 
@@ -141,3 +144,28 @@ def test_a_run_gets_its_reports(tmp_path: Path, run: Path) -> None:
     missing = capax(tmp_path, "scale", "report", str(tmp_path / "none"))
     assert "cannot be read" in missing.stderr
     assert missing.returncode == 1
+
+
+@pytest.mark.slow
+def test_workers_draw_the_same_samples_and_go_on_after_a_kill(tmp_path: Path, tasks: Path) -> None:
+    pytest.importorskip("ray")
+    arguments = ("scale", "sample", str(gguf_model("llama")), str(tasks), "--checker", "numeric",
+                 "-n", "60", "-N", "24", "--choices", "4", "--ignore-eos")  # fmt: skip
+
+    def samples(folder: str) -> list[str]:
+        return sorted((tmp_path / folder / "samples.jsonl").read_text().splitlines())
+
+    assert capax(tmp_path, *arguments, "--out", str(tmp_path / "alone")).returncode == 0
+    pooled = (*arguments, "--workers", "2", "--out", str(tmp_path / "pool"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "capax", *pooled],
+        env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    file = tmp_path / "pool" / "samples.jsonl"
+    while process.poll() is None and not (file.exists() and file.stat().st_size):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    resumed = capax(tmp_path, *pooled)
+    assert resumed.returncode == 0, resumed.stderr
+    assert samples("pool") == samples("alone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -20,8 +20,16 @@ CONTEXTS = 4  # whole contexts of KV cache; answers are far shorter, so many fit
 
 
 def server_options(function: F) -> F:
-    """Add --base-url and --api-key."""
+    """Add --base-url, --api-key and --workers."""
     for option in (
+        click.option(
+            "--workers",
+            type=click.IntRange(1, 256),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Processes that answer, by Ray (capax[ray]); RAY_ADDRESS names a cluster.",
+        ),
         click.option("--api-key", metavar="KEY", help="Key for the server."),
         click.option(
             "--base-url",
@@ -43,8 +51,16 @@ async def open_endpoint(
     *,
     parallel: int,
     ledger: Ledger,
+    workers: int = 1,
 ) -> AsyncIterator[Endpoint]:
-    """Open a model of this machine, up to `parallel` answers in a step, or a server's."""
+    """Open a model of this machine, up to `parallel` answers in a step, or a server's.
+
+    `workers`: processes that share the requests; the threads of this machine are shared out.
+    """
+    if workers > 1:
+        async with _pool(model, base_url, api_key, limits, parallel, ledger, workers) as pool:
+            yield pool
+        return
     if base_url is None:
         from capax import LLM
         from capax.endpoints.local import LocalEndpoint
@@ -60,6 +76,27 @@ async def open_endpoint(
         raise ConfigError("asking a server needs: pip install 'capax[scale]'") from None
     async with HTTPEndpoint(base_url, model, api_key=api_key, ledger=ledger) as server:
         yield server
+
+
+def _pool(
+    model: str, base_url: str | None, api_key: str | None, limits: Mapping[str, Any],
+    parallel: int, ledger: Ledger, workers: int,
+) -> AbstractAsyncContextManager[Endpoint]:  # fmt: skip
+    from capax.endpoints.pool import EngineWorker, RayPool, ServerWorker
+    from capax.planning.machine import read_machine, usable_threads
+
+    worker: EngineWorker | ServerWorker
+    if base_url is not None:
+        worker = ServerWorker(base_url, model, api_key)
+    else:
+        threads = limits.get("threads") or usable_threads(read_machine()).n
+        own = math.ceil(parallel / workers)
+        memory, ctx_size = limits.get("memory"), limits.get("ctx_size")
+        worker = EngineWorker(
+            model, max(1, threads // workers), memory and memory // workers, ctx_size,
+            _n_sequences(model, ctx_size, own), own,
+        )  # fmt: skip
+    return RayPool([worker] * workers, ledger=ledger)
 
 
 def _n_sequences(model: str, ctx_size: int | None, parallel: int) -> int:

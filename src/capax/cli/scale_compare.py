@@ -67,6 +67,7 @@ def command(
     plot: Path | None,
     base_url: str | None,
     api_key: str | None,
+    workers: int,
     ctx_size: int | None,
     threads: int | None,
     memory: int | None,
@@ -94,7 +95,13 @@ def command(
 
     async def ask() -> list[Row]:
         opened = open_endpoint(
-            model, base_url, api_key, limits, parallel=min(64, 16 * concurrency), ledger=Ledger()
+            model,
+            base_url,
+            api_key,
+            limits,
+            parallel=min(64, 16 * concurrency),
+            ledger=Ledger(),
+            workers=workers,
         )
         async with opened as endpoint:
             return await compare(

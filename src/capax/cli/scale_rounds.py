@@ -63,6 +63,7 @@ def command(
     seed: int,
     base_url: str | None,
     api_key: str | None,
+    workers: int,
     ctx_size: int | None,
     threads: int | None,
     memory: int | None,
@@ -87,7 +88,13 @@ def command(
 
     async def run(directory: RunDirectory) -> str:
         opened = open_endpoint(
-            model, base_url, api_key, limits, parallel=plan.concurrency, ledger=Ledger()
+            model,
+            base_url,
+            api_key,
+            limits,
+            parallel=plan.concurrency,
+            ledger=Ledger(),
+            workers=workers,
         )
         async with opened as endpoint:
             return await run_rounds(endpoint, tasks, directory, plan)

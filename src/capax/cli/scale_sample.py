@@ -80,6 +80,7 @@ def command(
     max_total_tokens: int | None,
     base_url: str | None,
     api_key: str | None,
+    workers: int,
     ctx_size: int | None,
     threads: int | None,
     memory: int | None,
@@ -114,7 +115,9 @@ def command(
     parallel = max(choices, min(choices * concurrency, MAX_PARALLEL))
 
     async def draw() -> str:
-        opened = open_endpoint(model, base_url, api_key, limits, parallel=parallel, ledger=ledger)
+        opened = open_endpoint(
+            model, base_url, api_key, limits, parallel=parallel, ledger=ledger, workers=workers
+        )
         async with opened as endpoint:
             return await sample(endpoint, tasks, run, plan, progress_of("samples"))
 
