@@ -1,7 +1,7 @@
 """Does thinking pay? Two models of one size and one budget of training, one that searches.
 
-    capax train arithmetic --task direct -o D --steps 2000 --questions 300
-    capax train arithmetic --task search -o S --steps 2000 --questions 300
+    capax train arithmetic --task direct -o D --steps 2000 --questions 600
+    capax train arithmetic --task search -o S --steps 2000 --questions 600
     python -m benchmarks.deep_fast --models models/arithmetic --work build/deep_fast
 
 Both solve a x + b = c modulo a prime; 'direct' answers at once, 'search' writes its trials. Pools
@@ -16,7 +16,7 @@ import argparse
 import asyncio
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ import numpy as np
 
 from capax import LLM, SamplingParams
 from capax.endpoints.local import LocalEndpoint
+from capax.scaling.calibration import area_within, fit, split
+from capax.scaling.marked_votes import marked_votes
+from capax.scaling.markers import marker_report, read_traces
 from capax.scaling.run_directory import RunDirectory, Sample, read_rows
 from capax.scaling.sampling import SamplePlan, sample
 from capax.scaling.selecting import Pool, exact_vote, read_pools, select
@@ -33,7 +36,7 @@ from capax.training.arithmetic import Equation, judge_prompt, revise_prompt
 
 SEED, MAX_TOKENS, TEMPERATURE = 3, 110, 1.0
 KS = (1, 2, 4, 8, 16, 32, 64)
-N_CHAINS, N_ROUNDS, N_CUT = 8, 8, 8
+N_CHAINS, N_ROUNDS = 8, 8
 SHARES = (0.0, 0.1, 0.5, 1.0)
 TRIAL = 4  # tokens of one trial
 N_DRAWS = 20
@@ -224,7 +227,8 @@ def lengths(side: Side, *, with_capped: bool) -> dict[str, Any]:
 def truncated(side: Side) -> dict[str, dict[str, float]]:
     """Return the chance of the right answer when each trace is cut to a share of itself.
 
-    The same samples for every share; " so" is forced and the next token's probability is exact.
+    All samples of the pool, the same for every share; " so" is forced and the next token's
+    probability is exact.
     """
     llm = side.llm
     rights: dict[float, list[np.ndarray]] = {share: [] for share in SHARES}
@@ -233,15 +237,17 @@ def truncated(side: Side) -> dict[str, dict[str, float]]:
         prompt = llm.tokenizer.encode(task.prompt)
         answer = llm.tokenizer.encode(f" {task.reference}")[0]
         so = llm.tokenizer.encode(" so")[0]
+        known: dict[tuple[int, ...], float] = {}
+        traces = [llm.tokenizer.encode(text.partition(" so")[0]) for text in texts]
         for share in SHARES:
             chances = []
-            for text in texts[:N_CUT]:
-                trace = llm.tokenizer.encode(text.partition(" so")[0])
-                kept = int(share * len(trace) / TRIAL) * TRIAL
-                row = llm.logits([*prompt, *trace[:kept], so])[-1].astype(np.float64) / TEMPERATURE
-                chances.append(
-                    float(np.exp(row[answer] - row.max()) / np.exp(row - row.max()).sum())
-                )
+            for trace in traces:
+                kept = tuple(trace[: int(share * len(trace) / TRIAL) * TRIAL])
+                if kept not in known:
+                    row = llm.logits([*prompt, *kept, so])[-1].astype(np.float64) / TEMPERATURE
+                    odds = np.exp(row - row.max())
+                    known[kept] = float(odds[answer] / odds.sum())
+                chances.append(known[kept])
             rights[share].append(np.array(chances))
     means = {share: np.array([r.mean() for r in found]) for share, found in rights.items()}
     found = {}
@@ -252,6 +258,20 @@ def truncated(side: Side) -> dict[str, dict[str, float]]:
             "step_stderr": float(step.std(ddof=1) / np.sqrt(step.size)),
         }
     return found
+
+
+def marks_of(side: Side, path: Path) -> dict[str, Any]:
+    """Return what length and words tell, and votes by marks fitted on other equations."""
+    traces = read_traces(path)
+    dev, test = split(traces)
+    calibration = fit(dev)
+    return {
+        "report": asdict(marker_report(traces)),
+        "marks": str(calibration.marks),
+        "n_fitted": len(calibration.problem_hashes),
+        "area": asdict(area_within(calibration, test)),
+        "votes": [asdict(marked_votes(side.pools, test, calibration, k)) for k in (2, 3, 4, 8, 16)],
+    }
 
 
 def picture(found: dict[str, Any], path: Path) -> None:
@@ -306,6 +326,7 @@ def main() -> int:
         "lengths_without_capped": lengths(search, with_capped=False),
         "selected_16": [vars_of(row) for row in select(search.pools, [16])],
         "truncated": truncated(search),
+        "marks": marks_of(search, options.work / "search"),
     }
     (options.out / "deep_fast.json").write_text(json.dumps(found, indent=1) + "\n")
     picture(found, options.out / "deep_fast.png")

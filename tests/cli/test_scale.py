@@ -169,3 +169,28 @@ def test_workers_draw_the_same_samples_and_go_on_after_a_kill(tmp_path: Path, ta
     resumed = capax(tmp_path, *pooled)
     assert resumed.returncode == 0, resumed.stderr
     assert samples("pool") == samples("alone")
+
+
+def test_markers_of_a_run_and_of_a_file(tmp_path: Path, run: Path) -> None:
+    result = capax(tmp_path, "scale", "markers", str(run))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("32 samples, 0 cut off and left out; words: 0 hedging")
+    assert "problems with right and wrong samples: 2" in result.stdout
+    report = json.loads(capax(tmp_path, "scale", "markers", str(run), "--json").stdout)
+    assert report["within"]["length"]["verdict"] == "no effect"
+    few = capax(tmp_path, "scale", "markers", str(run), "--calibrate")
+    assert few.returncode == 1
+    assert "10 problems or more" in few.stderr
+    file = tmp_path / "texts.jsonl"
+    rows = [
+        {"id": i, "text": "so it is" + " maybe" * (wrong + j), "correct": not wrong}
+        for i in range(60)
+        for j in range(3)
+        for wrong in (0, 1)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = capax(tmp_path, "scale", "markers", str(file), "--calibrate")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[-1].startswith("majority:n=8,votes=marked,marks=")
+    refused = capax(tmp_path, "scale", "markers", str(file), "--k", "2")
+    assert "leave it out" in refused.stderr

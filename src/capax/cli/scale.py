@@ -15,6 +15,7 @@ command = LazyGroup(
         "rounds": ("scale_rounds", "Let a model reconsider its answers, round by round."),
         "plan": ("scale_plan", "Say how many samples or rounds are worth buying."),
         "swarm": ("scale_swarm", "Choose answers by the consensus of several models."),
+        "markers": ("scale_markers", "Compare lengths and words of right and wrong samples."),
         "select": ("scale_select", "Show what votes over the samples of a run get right."),
         "compare": ("scale_compare", "Compare strategies by what their tokens buy."),
     },

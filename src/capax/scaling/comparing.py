@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +40,9 @@ class Cell:
     @property
     def name(self) -> str:
         """What the cell's folder is called."""
-        spelled = str(self.strategy).replace(":", "-").replace(",", "-").replace("=", "")
+        spelled = re.sub(
+            "[^A-Za-z0-9.-]", "_", re.sub("[:,]", "-", str(self.strategy)).replace("=", "")
+        )
         return spelled if self.cap is None else f"{spelled}-{self.cap}"
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from capax import SamplingParams
-from capax.endpoints import BudgetExceeded, GenerateRequest
+from capax.endpoints import BudgetExceeded, Choice, GenerateRequest
 from capax.errors import ConfigError, EndpointError
 from capax.methods import registered
 from capax.scaling.strategies.majority import is_decided
 from capax.scaling.strategies.strategy import StrategyAnswer, answer, parse_strategy
-from capax.scaling.strategies.voting import answer_of
+from capax.scaling.strategies.voting import answer_of, vote_of, voters, winner
 from tests.scaling.strategies.talker import PROMPT_TOKENS, Reply, Talker
 
 QUESTION = [{"role": "user", "content": "What is 6 times 7?"}]
@@ -24,6 +25,8 @@ EVERY = (
     "single", "majority:n=5", "majority:n=5,keep=3", "majority:n=5,votes=short",
     "majority:n=5,votes=confidence", "majority:n=5,stop=early", "majority:n=5,stop=first",
     "best:n=4", "best:n=4,judge=list", "revise:n=3", "revise:n=2,k=3,final=vote", "mixture:k=3",
+    "truncate:tokens=3", "truncate", "majority:n=5,votes=marked,marks=1/-1/0/0/0",
+    "majority:n=5,votes=marked_odds,marks=-1/-1/0/0/0",
 )  # fmt: skip
 
 
@@ -57,7 +60,7 @@ def test_the_majority_answers_and_everything_is_counted() -> None:
 
 def test_every_strategy_is_listed_with_its_options() -> None:
     assert {m.name for m in registered("strategy")} == {
-        "single", "majority", "best", "revise", "mixture",
+        "single", "majority", "best", "revise", "mixture", "truncate",
     }  # fmt: skip
 
 
@@ -216,7 +219,9 @@ def test_a_layer_sees_the_drafts_of_the_one_before() -> None:
 @pytest.mark.parametrize(
     "spec",
     ["majority:n=0", "majority:keep=9", "majority:n=2000", "revise:n=0", "best:judge=me", "oracle",
-     "majority:stop=early,votes=short"],
+     "majority:stop=early,votes=short", "majority:votes=marked", "majority:marks=0/0/0/0/0",
+     "majority:votes=marked,marks=0/0/0", "truncate:tokens=0", "truncate:answer_tokens=0",
+     "truncate:cue=", "majority:votes=marked,marks=0/0/0/0/inf"],
 )  # fmt: skip
 def test_a_strategy_that_is_none_is_refused(spec: str) -> None:
     with pytest.raises(ConfigError):
@@ -242,3 +247,80 @@ def test_n_is_the_strategys_own() -> None:
 )
 def test_what_a_vote_is_for(text: str, read: str | None) -> None:
     assert answer_of(text) == read
+
+
+def test_an_answer_that_was_cut_off_votes_only_for_what_it_marks() -> None:
+    trial = Choice(0, "3 + 4 and 5", "length")
+    assert vote_of(trial) is None
+    assert vote_of(trial, "number") is None
+    assert vote_of(replace(trial, finish_reason="stop")) == "5"
+    assert vote_of(replace(trial, text="The answer is 7.\nTo see this, 3")) == "7"
+    ended = Choice(1, "8", "stop")
+    assert winner([trial, trial, ended]) == ended
+    assert voters([trial, ended]) == [ended]
+    assert winner([trial, replace(trial, text="9 5")]) == trial
+
+
+def test_a_budget_that_cuts_the_last_answer_gives_it_no_short_vote() -> None:
+    def reply(request: GenerateRequest, number: int) -> str:
+        return "it is surely 9" if request.params.max_tokens == 8 else "1 is not what it is"
+
+    spec, budget = "majority:n=3,votes=short,power=4", PROMPT_TOKENS * 2 + 11
+    got = ask(spec, Talker(reply), budget=budget)
+    assert got.candidates[-1] == "1 is not"  # three tokens were left
+    assert got.text == "it is surely 9"
+
+
+def test_marks_outvote_a_majority_of_what_marks_wrong_answers() -> None:
+    endpoint = Talker(replies("wait, hmm 7", "wait no 7", "so it is 42", "it is 41"))
+    assert ask("majority:n=4", endpoint).text == "wait, hmm 7"
+    endpoint = Talker(replies("wait, hmm 7", "wait no 7", "so it is 42", "it is 41"))
+    marked = "majority:n=4,votes=marked,marks=0/0/0/-4/4"
+    assert ask(marked, endpoint).text == "so it is 42"
+    endpoint = Talker(replies("wait, hmm 7", "wait no 7", "so it is 42", "it is 41"))
+    assert ask("majority:n=4,votes=marked,marks=0/0/0/0/0", endpoint).text == "wait, hmm 7"
+
+
+def test_a_long_answer_is_cut_and_forced() -> None:
+    def reply(request: GenerateRequest, number: int) -> str:
+        return "42" if request.purpose == "force" else "let me think about this some more"
+
+    endpoint = Talker(reply)
+    got = ask("truncate:tokens=3,answer_tokens=2", endpoint)
+    assert got.text == "let me think\n\n42"
+    assert [r.purpose for r in endpoint.asked] == ["answer", "force"]
+    assert [r.params.max_tokens for r in endpoint.asked] == [3, 2]
+    shown: Any = endpoint.asked[1].prompt
+    assert [m["content"] for m in shown[:2]] == ["What is 6 times 7?", "let me think"]
+    assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (20, 4)
+    assert answer_of(got.text) == "42"
+
+
+def test_an_answer_that_ends_by_itself_is_not_forced() -> None:
+    endpoint = Talker(replies("it is 42"))
+    assert ask("truncate:tokens=3", endpoint).text == "it is 42"
+    assert len(endpoint.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "thought", "shown"),
+    [
+        ("Q: 6 * 7? A:", "5 6 7 8", "Q: 6 * 7? A:5 6 7 so"),
+        ("Q <think>", "5 6 7 8", "Q <think>5 6 7</think> so"),
+        ("Q", "<think> 6 </think> 8 9", "Q<think> 6 </think> so"),
+    ],
+)
+def test_a_text_goes_on_with_the_cue(prompt: str, thought: str, shown: str) -> None:
+    endpoint = Talker(lambda r, number: " 42" if r.purpose == "force" else thought)
+    strategy = parse_strategy("truncate:tokens=3,answer_tokens=2,cue=so").options
+    got = asyncio.run(answer(strategy, endpoint, prompt, PARAMS))
+    assert endpoint.asked[1].prompt == shown
+    assert prompt + got.text == f"{shown} 42"
+
+
+@pytest.mark.parametrize(("budget", "limits"), [(50, [8, 8]), (36, [4, 8]), (26, [8]), (12, [2])])
+def test_the_cut_leaves_room_for_the_answer(budget: int, limits: list[int]) -> None:
+    endpoint = Talker(lambda r, number: "a b c d e f g h i j k l")
+    got = ask("truncate:answer_tokens=8", endpoint, budget=budget)
+    assert [r.params.max_tokens for r in endpoint.asked] == limits
+    assert got.usage.total_tokens <= budget

@@ -1,10 +1,11 @@
 """One answer, and the one that most of n answers give.
 
 Self-consistency (Wang et al. 2022, arXiv 2203.11171) with the votes of "Think Deep, Think Fast"
-(2025, arXiv 2504.14047): of all samples or of the shortest, each counting one, by its shortness, or
-by the model's confidence in it. With `stop=early` the samples run beside each other and those that
-cannot change the outcome any more are cancelled; with `stop=first` the first `keep` to finish vote,
-which may change it.
+(2025, arXiv 2504.14047): of all samples or of the shortest, each counting one, by its shortness, by
+the model's confidence in it, or by what its length and words say of being right (`marks`, learnt
+from other problems; see `scaling.calibration`). With `stop=early` the samples run beside each other
+and those that cannot change the outcome any more are cancelled; with `stop=first` the first `keep`
+to finish vote, which may change it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from capax.decoding.params import SamplingParams
 from capax.endpoints import Choice
 from capax.errors import ConfigError
 from capax.methods import Method, register
+from capax.scaling.calibration import parse_marks
 from capax.scaling.strategies.strategy import Prompt, Purse, check_range
 from capax.scaling.strategies.voting import (
     Reading,
     Weighing,
-    answer_of,
     shortest,
+    vote_of,
+    voters,
     weights,
     winner,
 )
@@ -46,7 +49,8 @@ class Single:
 class Majority:
     """`n` samples; `keep`: of how many of the shortest (or first finished) the votes count.
 
-    `temperature` takes the place of 0, with which all samples would be the same.
+    `temperature` takes the place of 0, with which all samples would be the same. `marks`: what
+    votes=marked weigh by, bias/length/hedging/thinking/discourse.
     """
 
     n: int = 8
@@ -56,8 +60,16 @@ class Majority:
     stop: Literal["all", "early", "first"] = "all"
     answer: Reading = "auto"
     temperature: float = 0.7
+    marks: str | None = None
 
     def __post_init__(self) -> None:
+        if (self.marks is not None) != self.votes.startswith("marked"):
+            raise ConfigError(
+                "votes=marked and votes=marked_odds need marks=..., and no other votes take it; "
+                "'capax scale markers RUN --calibrate' prints both"
+            )
+        if self.marks is not None:
+            parse_marks(self.marks)
         check_range("n", self.n, 1, MAX_SAMPLES if self.stop == "all" else MAX_RUNNING)
         check_range("power", self.power, 0.0, 10.0)
         check_range("temperature", self.temperature, 0.01, 100.0)
@@ -77,10 +89,16 @@ class Majority:
         else:
             choices = await self._race(purse, prompt, params)
         choices = list(purse.need(choices))
-        voters = choices
+        return self.elect(choices), choices
+
+    def elect(self, choices: Sequence[Choice]) -> Choice:
+        """Return the winner among the answers at hand; they may be a pool's, read from disk."""
+        able = voters(choices, self.answer)
         if self.keep is not None and self.stop == "all":
-            voters = shortest(choices, self.keep)
-        return winner(voters, weights(voters, self.votes, self.power), self.answer), choices
+            able = shortest(able, self.keep)
+        marks = None if self.marks is None else parse_marks(self.marks)
+        votes = weights(able, self.votes, self.power, marks, self.answer)
+        return winner(able, votes, self.answer)
 
     async def _race(self, purse: Purse, prompt: Prompt, params: SamplingParams) -> list[Choice]:
         """Run all samples at once and cancel those that are not needed; return the finished."""
@@ -94,7 +112,7 @@ class Majority:
                 if self.stop == "first":
                     is_over = len(done) >= enough
                 else:
-                    answers = [answer_of(choice.text, self.answer) for choice in done]
+                    answers = [vote_of(choice, self.answer) for choice in done]
                     is_over = is_decided(answers, len(running))
                 if is_over:
                     break
