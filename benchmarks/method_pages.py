@@ -400,6 +400,40 @@ def sampling(result: dict[str, Any]) -> str:
     )
 
 
+def procbench(result: dict[str, Any]) -> str:
+    """Specialists by bins of steps, their baselines, and SmolLM2."""
+
+    def rows() -> Iterator[list[str]]:
+        for one in result["specialists"]:
+            name = f"{one['task']} specialist, {one['n_parameters'] / 1e6:.1f} M"
+            for span, row in one["bins"].items():
+                yield [f"{name}: {span} steps", *cells(row)]
+            yield [f"{name}: 2-8 steps, JSON form", *cells(one["json"])]
+            yield [f"{name}: 2-8 steps, at most 64 tokens", *cells(one["free_64_tokens"])]
+            yield [f"untrained, same shape: {one['task']}, 2-8 steps", *cells(one["untrained"])]
+        for mode, row in result.get("smollm", {}).items():
+            yield [f"SmolLM2-135M, whole instructions, {mode}: 2-6 steps", *cells(row)]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        low, high = row["sm_interval"]
+        return [
+            f"{row['n']}", f"{row['pa']:.1%}", f"{row['sm']:.1%} ({low:.0%}–{high:.0%})",
+            f"{row['fm']:.1%}", f"{row['cut']:.0%}",
+        ]  # fmt: skip
+
+    hazards = []
+    for one in result["specialists"]:
+        first, second = one["p_values"]
+        fitted = one["hazard"]
+        hazards.append(
+            f"{one['task']}: a constant hazard of {fitted['hazard']:.3f} a step fits with R² "
+            f"{fitted['r2']:.2f}; from 2-6 to 7-16 and to 17-25 steps SM falls with p = "
+            f"{first:.0e} and {second:.0e}."
+        )
+    text = table(["", "n", "PA", "SM (95 %)", "FM", "cut"], rows())
+    return f"{text}\n\n{' '.join(hazards)}\n\n![PA and SM over steps](images/procbench.png)"
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
@@ -409,6 +443,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "deep_fast": ("strategies.md", deep_fast),
     "sweep": ("records.md", sweep),
     "sampling": ("repeated-sampling.md", sampling),
+    "procbench": ("procbench.md", procbench),
     "contention": ("idealized-runtime.md", contention),
 }
 

@@ -11,10 +11,8 @@ import pytest
 from capax import LLM, SamplingParams
 from capax.errors import ConfigError
 from capax.training.arithmetic import (
-    END,
     GRADES,
     PRIMES,
-    Batches,
     Equation,
     held_out_equations,
     is_held_out,
@@ -23,15 +21,12 @@ from capax.training.arithmetic import (
     task_named,
     trace,
 )
+from capax.training.records import END, Batches
 
 pytest.importorskip("torch")
 
-from capax.training.arithmetic_run import (
-    ArithmeticRecipe,
-    train_arithmetic,
-    write_model,
-    write_questions,
-)
+from capax.training.arithmetic_run import ArithmeticRecipe, write_questions
+from capax.training.record_run import train_on_records, write_model
 
 TASKS = ("multiplication", "direct", "search")
 TINY = {"steps": 2, "tokens": 128, "layers": 1, "width": 32}
@@ -92,7 +87,7 @@ def test_batches_are_a_function_of_seed_and_step(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_the_engine_reads_a_question_as_it_was_learnt(name: str, tmp_path: Path) -> None:
     recipe = ArithmeticRecipe(task=name, **TINY)  # type: ignore[arg-type]
-    model = train_arithmetic(recipe, tmp_path)
+    model = train_on_records(recipe, tmp_path)
     path = write_model(model, recipe, tmp_path, "F32")
     write_questions(recipe, tmp_path / "questions.jsonl", 4)
     task = task_named(name)

@@ -79,6 +79,11 @@ class StepsType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
     help="Read any answer by rule, or let the model write nothing but the form.",
 )  # fmt: skip
 @click.option(
+    "--ask", type=click.Choice(["instructions", "question"]), default="instructions",
+    show_default=True,
+    help="The whole prompt as a chat, or the question alone, for a model that learnt the task.",
+)  # fmt: skip
+@click.option(
     "--max-tokens", type=click.IntRange(1, 32_768), default=512, show_default=True, metavar="N",
     help="Of each answer.",
 )  # fmt: skip
@@ -101,6 +106,7 @@ def command(
     problems: Path | None,
     templates: Path | None,
     mode: Any,
+    ask: Any,
     max_tokens: int,
     concurrency: int,
     threads: int | None,
@@ -122,7 +128,7 @@ def command(
 
     folder = record_folder(record)
     chosen = _problems(tasks, steps, per_cell, seed, problems, templates)
-    settings = Settings(mode, max_tokens)
+    settings = Settings(mode, max_tokens, ask)
     if base_url is not None:
         facts: dict[str, Any] = {
             "model": Model(name=model),
@@ -145,7 +151,7 @@ def command(
                 kind="procbench",
                 time=now(),
                 data=data_of("procbench", asked, len(chosen)),
-                settings={"mode": mode, "max_tokens": max_tokens, "temperature": 0.0},
+                settings={"mode": mode, "ask": ask, "max_tokens": max_tokens, "temperature": 0.0},
                 seed=seed if problems is None else None,
                 figures=procbench_figures(report),
                 **facts,
@@ -199,7 +205,9 @@ async def _ask_engine(
     from capax.endpoints.local import LocalEndpoint
     from capax.measuring.procbench.evaluate import evaluate
 
-    ctx_size = settings.max_new_tokens + CONTEXT_BEYOND_ANSWER
+    ctx_size = (
+        None if settings.ask == "question" else settings.max_new_tokens + CONTEXT_BEYOND_ANSWER
+    )
     llm = LLM(model, threads=threads, memory=memory, ctx_size=ctx_size)
 
     def count(text: str) -> int:

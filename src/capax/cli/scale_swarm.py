@@ -9,6 +9,7 @@ command = LazyGroup(
     table={
         "ask": ("swarm_ask", "Answer a question by the consensus of several models."),
         "admit": ("swarm_admit", "Let models earn the right to judge."),
+        "bench": ("swarm_bench", "Compare consensus with votes on the same answers."),
         "show": ("swarm_show", "Check a registry and show what each judge's word weighs."),
     },
     help="Let models answer, compare the answers, and choose the strongest.",

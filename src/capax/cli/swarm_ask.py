@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 @click.option("--max-total-tokens", type=click.IntRange(1), metavar="N", help="Of all calls.")
 @click.option("--max-calls", type=click.IntRange(1), metavar="N", help="Calls, all nodes together.")
 @click.option("--seconds", type=click.FloatRange(0.001), metavar="S", help="Time to take.")
+@click.option(
+    "--judge-mode", type=click.Choice(["reason", "letters"]), default="reason", show_default=True,
+    help="Judges write a reason and a letter, or the letters' probabilities count.",
+)  # fmt: skip
+@click.option(
+    "--stop-at", type=click.FloatRange(0.5, 1), metavar="P",
+    help="Ask one judge after another, and none more once the winner is so certain.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
 @click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
 @machine_options
@@ -39,6 +47,8 @@ def command(
     max_total_tokens: int | None,
     max_calls: int | None,
     seconds: float | None,
+    judge_mode: Any,
+    stop_at: float | None,
     seed: int,
     ctx_size: int | None,
     threads: int | None,
@@ -47,9 +57,10 @@ def command(
 ) -> None:
     """Ask QUESTION of every node in NODES; they compare the answers, and the strongest wins.
 
-    NODES is a JSON array of {"id", "model", "base_url", "temperature", "max_tokens"}; without
-    base_url a model of this machine. When tokens, calls or time are over, the answer is the best
-    under the comparisons made so far.
+    NODES is a JSON array of {"id", "model", "base_url", "temperature", "max_tokens", "form"};
+    without base_url a model of this machine. Without form it is asked as a chat; a form is {"ask",
+    "judge", "first_better", "second_better", "kept", "read_answer"}, for models trained to judge.
+    When tokens, calls or time are over, the answer is the best under the comparisons made so far.
     """
     from capax.endpoints import Ledger
     from capax.scaling.swarm.consensus import Budget, ask
@@ -63,7 +74,8 @@ def command(
         async with open_nodes(lines, limits, Ledger()) as nodes:
             return await ask(
                 question, nodes, budget=Budget(max_total_tokens, max_calls, seconds), seed=seed,
-                weights=known.weights() if known else None,
+                weights=known.weights() if known else None, judge_mode=judge_mode,
+                stop_at=stop_at,
             )  # fmt: skip
 
     got = asyncio.run(run())

@@ -20,6 +20,17 @@ MAX_NBYTES = 1 << 20
 MAX_NODES = 128
 
 
+class TemplatesLine(msgspec.Struct, forbid_unknown_fields=True):
+    """How a model that was trained to judge is asked; see `judging.Templates`."""
+
+    ask: str
+    judge: str
+    first_better: str
+    second_better: str
+    kept: str = ""
+    read_answer: str = ""
+
+
 class NodeLine(msgspec.Struct, forbid_unknown_fields=True):
     """One node: a model of this machine, or a server's with its `base_url`."""
 
@@ -31,6 +42,7 @@ class NodeLine(msgspec.Struct, forbid_unknown_fields=True):
     max_tokens: int = 512
     answers: bool = True
     judges: bool = True
+    form: TemplatesLine | None = None
 
 
 def read_nodes(path: Path) -> list[NodeLine]:
@@ -58,6 +70,7 @@ async def open_nodes(
     """Open every model once, however many nodes it stands behind."""
     from capax import SamplingParams
     from capax.scaling.swarm.consensus import Node
+    from capax.scaling.swarm.judging import CHAT, Templates
 
     async with AsyncExitStack() as stack:
         opened: dict[tuple[str, str | None], Endpoint] = {}
@@ -71,5 +84,7 @@ async def open_nodes(
                     )
                 )
             params = SamplingParams(temperature=line.temperature, max_tokens=line.max_tokens)
-            nodes.append(Node(line.id, opened[key], params, line.answers, line.judges))
+            form = line.form
+            prompts = CHAT if form is None else Templates(**msgspec.structs.asdict(form))
+            nodes.append(Node(line.id, opened[key], params, line.answers, line.judges, prompts))
         yield nodes

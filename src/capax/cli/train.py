@@ -11,6 +11,8 @@ command = LazyGroup(
         "retention": ("train_retention", "Train the gates of a bounded KV cache (trim)."),
         "knowledge": ("train_knowledge", "Train a small model that learns people by heart."),
         "arithmetic": ("train_arithmetic", "Train a tiny model that multiplies."),
+        "procbench": ("train_procbench", "Train a tiny model that follows one procedure."),
+        "swarm": ("train_swarm", "Train tiny models that answer, and judge each other."),
         "rethink": ("train_rethink", "Train a tiny model that adds and corrects itself."),
     },
     help="Train small parts that methods need (needs the extra 'train').",

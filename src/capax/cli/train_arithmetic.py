@@ -47,12 +47,8 @@ def command(
     from capax.errors import ConfigError
 
     try:
-        from capax.training.arithmetic_run import (
-            ArithmeticRecipe,
-            train_arithmetic,
-            write_model,
-            write_questions,
-        )
+        from capax.training.arithmetic_run import ArithmeticRecipe, write_questions
+        from capax.training.record_run import train_on_records, write_model
     except ImportError as error:
         raise ConfigError(
             f"training needs PyTorch ({error}); install it with pip install 'capax[train]'"
@@ -62,7 +58,7 @@ def command(
         console().note(f"step {line['step']:,} of {steps:,}: loss {line['loss']:.3f}")
 
     recipe = ArithmeticRecipe(task=task, steps=steps, seed=seed)
-    model = train_arithmetic(recipe, folder, threads=threads, on_report=say)
+    model = train_on_records(recipe, folder, threads=threads, on_report=say)
     path = write_model(model, recipe, folder, encoding)
     write_questions(recipe, folder / "questions.jsonl", questions)
     console().note(f"{path}: next, capax scale sample {path} {folder}/questions.jsonl")

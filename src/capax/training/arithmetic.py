@@ -19,27 +19,19 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from capax.errors import ConfigError
+from capax.training.records import END, Record, RecordTask
 
-END = "<|end|>"
 HELD_OUT = 16  # one question in so many is held out
 PRIMES = (11, 13, 17, 19, 23)
 JUDGED = 0.1  # share of records of the search task that judge
 REVISED = 0.1  # and that take up an earlier answer
 GRADES = ((2, 1), (2, 2), (3, 2), (3, 3), (4, 3))  # digits of the factors
 _GRADE_WEIGHTS = (0.1, 0.25, 0.25, 0.25, 0.15)
-
-
-class Record(NamedTuple):
-    """Tokens that are given and tokens to learn, the end included."""
-
-    prompt: Sequence[str]
-    answer: Sequence[str]
 
 
 class Question(NamedTuple):
@@ -50,24 +42,8 @@ class Question(NamedTuple):
     reference: str
 
 
-class Task(Protocol):
-    """`tokens`: what a text is made of, without `END`; `merges`: pairs that the tokenizer joins."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def tokens(self) -> Sequence[str]: ...
-
-    @property
-    def merges(self) -> Sequence[tuple[str, str]]: ...
-
-    @property
-    def context_len(self) -> int: ...
-
-    def record(self, rng: np.random.Generator) -> Record:
-        """Return a text to learn from, never of a question that is held out."""
-        ...
+class Task(RecordTask, Protocol):
+    """Records to learn, and questions that are held out."""
 
     def questions(self, n: int, seed: int) -> list[Question]:
         """Return `n` different held-out questions."""
@@ -278,36 +254,3 @@ def task_named(name: str) -> Task:
         return TASKS[name]
     except KeyError:
         raise ConfigError(f"there is no task {name!r:.60}; known are {', '.join(TASKS)}") from None
-
-
-class Batches:
-    """What each step learns from, a function of (task, seed, step) alone.
-
-    Blocks of int32 token ids [n, t], records of similar length in a block. Tokens of the prompt
-    and padding come as ~id: read, not predicted. Padding is `END`.
-    """
-
-    def __init__(self, task: Task, seed: int, n_tokens: int, n_blocks: int) -> None:
-        self._task, self._seed = task, seed
-        self._n_tokens, self._n_blocks = n_tokens, n_blocks
-        self._ids = {token: i for i, token in enumerate((*task.tokens, END))}
-
-    def documents(self, step: int) -> list[np.ndarray]:
-        """Return blocks of about `n_tokens` tokens in all, padding not counted."""
-        rng = np.random.default_rng([self._seed, 3, step])
-        rows: list[list[int]] = []
-        n_left = self._n_tokens
-        while n_left > 0:
-            record = self._task.record(rng)
-            row = [~self._ids[t] for t in record.prompt] + [self._ids[t] for t in record.answer]
-            rows.append(row)
-            n_left -= len(row)
-        rows.sort(key=len)
-        cuts = np.linspace(0, len(rows), min(self._n_blocks, len(rows)) + 1).astype(int)
-        return [self._padded(rows[begin:end]) for begin, end in pairwise(cuts)]
-
-    def _padded(self, rows: list[list[int]]) -> np.ndarray:
-        block = np.full((len(rows), max(map(len, rows))), ~self._ids[END], np.int32)
-        for out, row in zip(block, rows, strict=True):
-            out[: len(row)] = row
-        return block

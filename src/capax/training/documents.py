@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from capax.errors import ConfigError
 from capax.training.llama import Llama, LlamaShape
 from capax.training.loop import Schedule, train
 
@@ -30,8 +31,11 @@ def train_on_documents(
     report_every: int = 500,
     on_report: Callable[[Mapping[str, float]], None] | None = None,
     stop_after: int | None = None,
+    begin: Llama | None = None,
 ) -> Llama:
     """Train to predict the next tokens of `documents(step)`; goes on from what is in `folder`.
+
+    `begin`: a model of this shape to begin with, instead of chance.
 
     One document per sequence: nothing else stands in its context.
     """
@@ -42,6 +46,10 @@ def train_on_documents(
     # Rows of 0.02 are far too small at such widths: a thousand steps go by before it learns.
     embedding = model.model.embed_tokens.weight
     nn.init.normal_(embedding, 0.0, shape.d_model**-0.5, generator=generator)
+    if begin is not None:
+        if begin.shape != shape:
+            raise ConfigError(f"the model to begin with is {begin.shape}, not {shape}")
+        model.load_state_dict(begin.state_dict())
 
     def loss_of(step: int) -> Tensor:
         losses, n = [], 0

@@ -54,7 +54,7 @@ def write_llama_gguf(
     with torch.no_grad():
         for key, parameter in model.state_dict().items():
             values = parameter.detach().float().numpy()
-            gguf_name = _gguf_name(key)
+            gguf_name = gguf_name_of(key)
             if ".attn_q." in gguf_name:
                 values = _in_pairs(values, shape.n_heads)
             elif ".attn_k." in gguf_name:
@@ -93,7 +93,8 @@ def write_llama_gguf(
     write_gguf(path, metadata, tensors)
 
 
-def _gguf_name(key: str) -> str:
+def gguf_name_of(key: str) -> str:
+    """Return what GGUF calls a parameter of `Llama`."""
     if key in _OUTSIDE:
         return f"{_OUTSIDE[key]}.weight"
     _, _, layer, inner = key.split(".", 3)  # model.layers.<i>.<inner>

@@ -27,6 +27,7 @@ EVERY = (
     "best:n=4", "best:n=4,judge=list", "revise:n=3", "revise:n=2,k=3,final=vote", "mixture:k=3",
     "truncate:tokens=3", "truncate", "majority:n=5,votes=marked,marks=1/-1/0/0/0",
     "majority:n=5,votes=marked_odds,marks=-1/-1/0/0/0",
+    "swarm:n=3,judges=2",
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def test_the_majority_answers_and_everything_is_counted() -> None:
 
 def test_every_strategy_is_listed_with_its_options() -> None:
     assert {m.name for m in registered("strategy")} == {
-        "single", "majority", "best", "revise", "mixture", "truncate",
+        "single", "majority", "best", "revise", "mixture", "swarm", "truncate",
     }  # fmt: skip
 
 

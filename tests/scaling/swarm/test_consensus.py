@@ -12,8 +12,18 @@ import pytest
 from capax import SamplingParams
 from capax.endpoints import GenerateRequest
 from capax.errors import ConfigError, EndpointError
-from capax.scaling.swarm.consensus import Budget, Node, SwarmResult, ask, attempts, strengths
+from capax.scaling.swarm.consensus import (
+    Budget,
+    Comparison,
+    Node,
+    SwarmResult,
+    ask,
+    attempts,
+    certainty,
+    strengths,
+)
 from capax.scaling.swarm.judging import (
+    Templates,
     between,
     compare_messages,
     filter_messages,
@@ -176,3 +186,87 @@ def test_what_cannot_be_read_takes_part() -> None:
     assert is_good("hm")
     assert is_good("not BAD, GOOD")
     assert not is_good("good try but bad")
+
+
+def test_answers_that_are_there_are_not_asked_for_again() -> None:
+    nodes = swarm("41", "42", "43")
+    got = run(nodes, answers={"n0": "40", "n1": "42", "n2": "43"})
+    assert set(got.answers) == {"40", "42", "43"}
+    assert got.answer == "42"
+    purposes = {r.purpose for node in nodes for r in node.endpoint.asked}  # type: ignore[attr-defined]
+    assert purposes == {"filter", "compare"}
+
+
+def test_a_certain_winner_ends_the_asking() -> None:
+    nodes = swarm("41", "42", "43", *["44"] * 9)
+    whole = run(nodes)
+    short = run(nodes, stop_at=0.95)
+    assert short.answer == whole.answer == "42"
+    assert {c.judge for c in short.comparisons} < {c.judge for c in whole.comparisons}
+    assert short.tokens < whole.tokens
+    never = run(nodes, stop_at=1.0)
+    assert len({c.judge for c in never.comparisons}) >= 5
+    with pytest.raises(ConfigError, match="stop_at is 2"):
+        run(nodes, stop_at=2)
+
+
+def test_one_judge_is_never_certain() -> None:
+    pair = [Comparison("one", 0, 1, "A"), Comparison("one", 1, 0, "B")]
+    assert 0.5 < certainty(["a", "b"], [0, 1], pair, {"one": 1.0}) < 0.95
+    assert certainty(["a", "b"], [0, 1], [], {"one": 1.0}) == 0
+    five = [Comparison(f"j{i}", *c) for i in range(5) for c in ((0, 1, "A"), (1, 0, "B"))]
+    assert certainty(["a", "b"], [0, 1], five, {f"j{i}": 1.0 for i in range(5)}) == 1
+
+
+def test_a_share_counts_as_far_as_it_goes() -> None:
+    weights = {"one": 1.0}
+    sure, _ = strengths(["a", "b"], [0, 1], [Comparison("one", 0, 1, "A", 1.0)], weights)
+    half, _ = strengths(["a", "b"], [0, 1], [Comparison("one", 0, 1, "A", 0.6)], weights)
+    whole, _ = strengths(["a", "b"], [0, 1], [Comparison("one", 0, 1, "A")], weights)
+    assert sure == whole
+    assert 0 < half[0] < sure[0]
+
+
+def test_templates_keep_texts_in_their_place() -> None:
+    form = Templates(
+        ask="{question}>", judge="{question}>{first}/{second}=", kept="ab",
+        first_better="^yes", second_better="^no",
+    )  # fmt: skip
+    assert form.answer("S:ba{first}") == "S:ba{first}>"
+    assert form.compare("q{second}", "a/b=A{first}", "b\na") == "q{second}>ab/ba="
+    assert form.attempt("q", "ab") is None
+    assert [form.verdict(x) for x in ("yes", "no", "yes and no", "?")] == ["A", "B", "A", "U"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"judge": "{question} {first}"}, "has no {second}"), ({"ask": "?"}, "has no {question}"),
+     ({"first_better": "("}, "is no regular expression")],
+)  # fmt: skip
+def test_templates_that_are_none_are_refused(change: dict[str, str], message: str) -> None:
+    fields = {"ask": "{question}", "judge": "{question}{first}{second}", "kept": "",
+              "first_better": "a", "second_better": "b"}  # fmt: skip
+    with pytest.raises(ConfigError, match=message):
+        Templates(**(fields | change))
+
+
+def test_letters_are_weighed_by_their_probabilities() -> None:
+    """A real model: two calls of one token for each comparison, and shares between 0 and 1."""
+    from capax import LLM
+    from capax.endpoints.local import LocalEndpoint
+    from tests.models import gguf_model
+
+    async def judged() -> SwarmResult:
+        with LLM(gguf_model("llama"), threads=1, n_sequences=4) as llm:
+            async with LocalEndpoint(llm) as endpoint:
+                node = Node("n0", endpoint, SHORT)
+                other = Node("n1", endpoint, SHORT, judges=False)
+                return await ask(
+                    QUESTION, [node, other], judge_mode="letters",
+                    answers={"n0": "42", "n1": "41"},
+                )  # fmt: skip
+
+    got = asyncio.run(judged())
+    assert len(got.comparisons) == 2
+    assert all(c.share is not None and 0 < c.share < 1 for c in got.comparisons)
+    assert got.calls == 2 + 4  # is each an attempt, and two letters in both orders

@@ -22,6 +22,7 @@ from capax.measuring.procbench.record import Record, opened
 from capax.measuring.procbench.scoring import score
 
 Mode = Literal["free", "json"]
+Ask = Literal["instructions", "question"]
 CountTokens = Callable[[str], int]
 
 
@@ -29,22 +30,26 @@ CountTokens = Callable[[str], int]
 class Settings:
     """How problems are asked. `json` mode lets the endpoint write nothing but the answer's form.
 
-    `max_new_tokens`: of each answer; 512 holds every true answer of up to 6 steps.
+    `max_new_tokens`: of each answer; 512 holds every true answer of up to 6 steps. `ask`: the whole
+    prompt as a chat, or the question alone as a text to continue, for models that learnt one task.
     """
 
     mode: Mode = "free"
     max_new_tokens: int = 512
+    ask: Ask = "instructions"
 
     def request(self, problem: Problem) -> GenerateRequest:
         """Return the greedy request for a problem."""
         is_json = self.mode == "json"
-        text = problem.prompt
-        if is_json:
-            text += f"\n\n{answer_form.request(problem.task)}"
         form = StructuredOutputs(json=answer_form.schema(problem.task)) if is_json else None
         params = SamplingParams(
             max_tokens=self.max_new_tokens, temperature=0.0, structured_outputs=form
         )
+        if self.ask == "question":
+            return GenerateRequest(question_prompt(problem), params, purpose="procbench")
+        text = problem.prompt
+        if is_json:
+            text += f"\n\n{answer_form.request(problem.task)}"
         return GenerateRequest([{"role": "user", "content": text}], params, purpose="procbench")
 
 
@@ -69,6 +74,7 @@ async def evaluate(
         "model": endpoint.name,
         "mode": settings.mode,
         "max_new_tokens": settings.max_new_tokens,
+        "ask": settings.ask,
         "problems": problems_digest(problems),
     }
     with opened(path, header) as (file, records):
@@ -122,6 +128,11 @@ async def _answer(
         completion_tokens=completion.usage.completion_tokens,
         reference_tokens=count_tokens(reference(problem)) if count_tokens else None,
     )
+
+
+def question_prompt(problem: Problem) -> str:
+    """Return what a specialist is asked: the question without its instructions."""
+    return problem.question + "\n"
 
 
 def reference(problem: Problem) -> str:

@@ -1,5 +1,5 @@
 """Every strategy; importing this registers them."""
 
-from capax.scaling.strategies import best_of, majority, mixture, revise, truncate
+from capax.scaling.strategies import best_of, majority, mixture, revise, swarm, truncate
 
-__all__ = ["best_of", "majority", "mixture", "revise", "truncate"]
+__all__ = ["best_of", "majority", "mixture", "revise", "swarm", "truncate"]

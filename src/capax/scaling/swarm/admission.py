@@ -18,7 +18,6 @@ import numpy as np
 from capax.endpoints import GenerateRequest, Ledger
 from capax.errors import ConfigError
 from capax.scaling.swarm.consensus import JUDGE, Node
-from capax.scaling.swarm.judging import compare_messages, verdict_of
 
 MAX_TIEBREAKS = 3
 MAX_LINE_NBYTES = 1 << 20
@@ -65,28 +64,39 @@ async def examine(node: Node, challenges: Sequence[Challenge], seed: int = 0) ->
     """Let a node judge challenges. Raises what its endpoint raises."""
     rng = np.random.default_rng(seed)
     ledger = Ledger()
-    n_calls = 0
-
-    async def prefers_better(challenge: Challenge, better_first: bool) -> int:
-        """Return 1 for the better answer, -1 for the worse, 0 for neither."""
-        nonlocal n_calls
-        n_calls += 1
-        shown = (challenge.better, challenge.worse)
-        first, second = shown if better_first else shown[::-1]
-        messages = compare_messages(challenge.question, first, second)
-        params = replace(JUDGE, seed=seed * 1_000_003 + n_calls)
-        request = GenerateRequest(messages, params, "challenge", ledger)
-        verdict = verdict_of((await node.endpoint.generate(request)).text)
-        if verdict not in ("A", "B"):
-            return 0
-        return 1 if (verdict == "A") == better_first else -1
-
-    right = 0
+    right, n_calls = 0, 0
     for challenge in challenges:
-        score = await prefers_better(challenge, True) + await prefers_better(challenge, False)
+        score = sum(await ask_pair(node, challenge, seed * 1_000_003 + n_calls, ledger))
+        n_calls += 2
         for _ in range(MAX_TIEBREAKS):
             if score:
                 break
-            score += await prefers_better(challenge, bool(rng.random() < 0.5))
+            n_calls += 1
+            better_first = bool(rng.random() < 0.5)
+            score += await prefers_better(
+                node, challenge, better_first, seed * 1_000_003 + n_calls, ledger
+            )
         right += score > 0 or (score == 0 and bool(rng.random() < 0.5))
     return Admission(right, len(challenges), ledger.totals.tokens)
+
+
+async def ask_pair(
+    node: Node, challenge: Challenge, seed: int, ledger: Ledger | None = None
+) -> list[int]:
+    """Return `prefers_better` of both orders."""
+    return [await prefers_better(node, challenge, first, seed + first, ledger) for first in (1, 0)]
+
+
+async def prefers_better(
+    node: Node, challenge: Challenge, better_first: bool | int, seed: int,
+    ledger: Ledger | None = None,
+) -> int:  # fmt: skip
+    """Return 1 if the node prefers the better answer, -1 for the worse, 0 for neither."""
+    shown = (challenge.better, challenge.worse)
+    first, second = shown if better_first else shown[::-1]
+    prompt = node.prompts.compare(challenge.question, first, second)
+    request = GenerateRequest(prompt, replace(JUDGE, seed=seed), "challenge", ledger)
+    verdict = node.prompts.verdict((await node.endpoint.generate(request)).text)
+    if verdict not in ("A", "B"):
+        return 0
+    return 1 if (verdict == "A") == bool(better_first) else -1

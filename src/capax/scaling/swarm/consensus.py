@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from capax.decoding.params import SamplingParams
-from capax.endpoints import BudgetExceeded, Endpoint, GenerateRequest, Ledger
+from capax.decoding.structured import StructuredOutputs
+from capax.endpoints import BudgetExceeded, Choice, Endpoint, GenerateRequest, Ledger
 from capax.errors import CapaxError, ConfigError, EndpointError
-from capax.scaling.strategies.strategy import Prompt, as_messages
-from capax.scaling.swarm.bradley_terry import aggregate, bootstrap_share
-from capax.scaling.swarm.judging import (
-    Verdict,
-    compare_messages,
-    filter_messages,
-    is_good,
-    verdict_of,
-    visible,
-)
+from capax.scaling.strategies.strategy import Prompt
+from capax.scaling.swarm.bradley_terry import aggregate, bootstrap_share, difference_sd
+from capax.scaling.swarm.judging import CHAT, Prompts, Verdict, is_good
 from capax.scaling.swarm.pairs import bridges, pair_plan
 
 JUDGE = SamplingParams(max_tokens=160, temperature=0.3)
 FILTER = SamplingParams(max_tokens=24, temperature=0.0)
+MANY_JUDGES = 5  # from so many on, redrawing them says how certain the winner is
+WIDE_L2 = 1.0  # penalty of the fit that judges certainty with fewer
+JudgeMode = Literal["reason", "letters"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Node:
     params: SamplingParams = field(default_factory=lambda: SamplingParams(max_tokens=512))
     answers: bool = True
     judges: bool = True
+    prompts: Prompts = CHAT
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,21 @@ class Budget:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One verdict: `first` was shown as A."""
+    """One verdict: `first` was shown as A.
+
+    `share`: how far it is A's, 0 to 1, where the letters' probabilities were asked for.
+    """
 
     judge: str
     first: int
     second: int
     verdict: Verdict
+    share: float | None = None
+
+    @property
+    def of_first(self) -> float:
+        """What the first answer gets of this comparison; the second gets the rest."""
+        return {"A": 1.0, "B": 0.0, "U": 0.5}[self.verdict] if self.share is None else self.share
 
 
 @dataclass(frozen=True)
@@ -92,18 +101,27 @@ async def ask(
     budget: Budget | None = None,
     weights: Mapping[str, float] | None = None,
     seed: int = 0,
+    judge_mode: JudgeMode = "reason",
+    stop_at: float | None = None,
+    answers: Mapping[str, str] | None = None,
 ) -> SwarmResult:
     """Answer a question by consensus.
 
     `weights`: of judges by id (`reputation.weights`), all 1 if left out; a judge of weight 0 is not
-    asked. Raises ConfigError without nodes that answer, and what a call raised if none answered.
+    asked. `judge_mode`: a judge writes its reason and a letter, or the probabilities of the letters
+    A and B count, two calls of one token each. `stop_at`: ask one judge after another, and none
+    more once the winner is as certain as this (`certainty`). `answers`: by node id, given already.
+    Raises ConfigError without nodes that answer, and what a call raised if none answered.
     """
     if len({node.id for node in nodes}) < len(nodes):
         raise ConfigError("two nodes have the same id")
     answerers = [node for node in nodes if node.answers]
     if not answerers:
         raise ConfigError("no node answers; a swarm needs at least one that does")
-    return await _Round(question, nodes, budget or Budget(), weights, seed).run(answerers)
+    if stop_at is not None and not 0.5 <= stop_at <= 1:
+        raise ConfigError(f"stop_at is {stop_at} but must be 0.5 to 1")
+    asked = _Round(question, nodes, budget or Budget(), weights, seed, judge_mode, stop_at)
+    return await asked.run(answerers, answers or {})
 
 
 class _Round:
@@ -111,8 +129,11 @@ class _Round:
 
     def __init__(
         self, question: str, nodes: Sequence[Node], budget: Budget,
-        weights: Mapping[str, float] | None, seed: int,
+        weights: Mapping[str, float] | None, seed: int, judge_mode: JudgeMode,
+        stop_at: float | None,
     ) -> None:  # fmt: skip
+        self._judge_mode = judge_mode
+        self._stop_at = stop_at
         self._question = question
         self._budget = budget
         self._seed = seed
@@ -127,22 +148,41 @@ class _Round:
         self._comparisons: list[Comparison] = []
         self._bad: list[tuple[str, int]] = []
 
-    async def run(self, answerers: Sequence[Node]) -> SwarmResult:
+    async def run(self, answerers: Sequence[Node], given: Mapping[str, str]) -> SwarmResult:
         try:
             async with asyncio.timeout(self._budget.seconds):
-                await self._answer(answerers)
+                await self._answer(answerers, given)
                 if len(self._texts) > 1:
-                    await asyncio.gather(*(self._judge(node) for node in self._judges))
+                    await self._judge_all()
         except TimeoutError:
             self._is_complete = False
         if not self._texts:
             raise self._failure or EndpointError("no node gave an answer with any text in time")
         return self._result()
 
-    async def _answer(self, answerers: Sequence[Node]) -> None:
+    async def _judge_all(self) -> None:
+        if self._stop_at is None:
+            await asyncio.gather(*(self._judge(node) for node in self._judges))
+            return
+        order = sorted(self._judges, key=lambda n: _number(f"{self._seed} {n.id}"))
+        for node in order:
+            await self._judge(node)
+            if self._certainty() >= self._stop_at:
+                return
+
+    def _certainty(self) -> float:
+        answers = list(self._texts)
+        kept = attempts(len(answers), self._bad, self._weights)
+        return certainty(answers, kept, self._comparisons, self._weights)
+
+    async def _answer(self, answerers: Sequence[Node], given: Mapping[str, str]) -> None:
         async def one(node: Node) -> None:
-            reply = await self._call(node, as_messages(self._question), node.params, "answer")
-            if reply is not None and (text := visible(reply)):
+            if node.id in given:
+                reply: str | None = given[node.id]
+            else:
+                prompt = node.prompts.answer(self._question)
+                reply = await self._call(node, prompt, node.params, "answer")
+            if reply is not None and (text := node.prompts.read(reply)):
                 self._texts.setdefault(text, []).append(node.id)
 
         await asyncio.gather(*(one(node) for node in answerers))
@@ -151,7 +191,8 @@ class _Round:
         texts = list(self._texts)
         good = []
         for i, text in enumerate(texts):
-            reply = await self._call(node, filter_messages(self._question, text), FILTER, "filter")
+            asked = node.prompts.attempt(self._question, text)
+            reply = await self._call(node, asked, FILTER, "filter") if asked is not None else None
             if reply is None or is_good(reply):
                 good.append(i)
             else:
@@ -169,21 +210,48 @@ class _Round:
     async def _compare(self, node: Node, first: int, second: int) -> bool:
         """Ask which of two answers is better, once more if the reply says nothing."""
         texts = list(self._texts)
-        messages = compare_messages(self._question, texts[first], texts[second])
+        messages = node.prompts.compare(self._question, texts[first], texts[second])
+        if self._judge_mode == "letters":
+            share = await self._letters(node, messages)
+            if share is None:
+                return False
+            letter: Verdict = "A" if share > 0.5 else "B" if share < 0.5 else "U"
+            self._comparisons.append(Comparison(node.id, first, second, letter, share))
+            return True
         verdict: Verdict | None = None
         for _ in range(2):
             reply = await self._call(node, messages, JUDGE, "compare")
             if reply is None:
                 return False
-            verdict = verdict_of(reply)
+            verdict = node.prompts.verdict(reply)
             if verdict is not None:
                 break
         self._comparisons.append(Comparison(node.id, first, second, verdict or "U"))
         return True
 
+    async def _letters(self, node: Node, prompt: Prompt) -> float | None:
+        """Return P(A) / (P(A) + P(B)) of the next token, None if a call failed."""
+        logs = []
+        for letter in ("A", "B"):
+            form = StructuredOutputs(choice=[letter])
+            params = SamplingParams(
+                max_tokens=1, temperature=0.0, logprobs=0, structured_outputs=form
+            )
+            choice = await self._reply(node, prompt, params, "compare")
+            if choice is None or not choice.logprobs:
+                return None
+            logs.append(choice.logprobs[0])
+        return 1 / (1 + math.exp(min(logs[1] - logs[0], 700.0)))
+
     async def _call(
         self, node: Node, prompt: Prompt, params: SamplingParams, purpose: str
     ) -> str | None:
+        choice = await self._reply(node, prompt, params, purpose)
+        return None if choice is None else choice.text
+
+    async def _reply(
+        self, node: Node, prompt: Prompt, params: SamplingParams, purpose: str
+    ) -> Choice | None:
         """Return the reply, None if the budget holds none or the call failed."""
         if self._budget.calls is not None and self._n_calls >= self._budget.calls:
             self._is_complete = False
@@ -198,7 +266,7 @@ class _Round:
                     raise BudgetExceeded(f"a prompt of {size:,} tokens does not fit the budget")
                 params = replace(params, max_tokens=min(params.max_tokens or left, left))
             request = GenerateRequest(prompt, params, purpose, self._ledger)
-            return (await node.endpoint.generate(request)).text
+            return (await node.endpoint.generate(request)).choices[0]
         except CapaxError as error:
             self._is_complete = False
             self._failure = error
@@ -244,26 +312,58 @@ def strengths(
     A function of the verdicts alone: replaying stored ones gives the same bits. Weights are brought
     to mean 1, so that the penalty weighs the same in every swarm.
     """
-    place = {answer: at for at, answer in enumerate(kept)}
-    judges = sorted({c.judge for c in comparisons if weights.get(c.judge, 0.0) > 0})
     theta = [float("nan")] * len(answers)
     for i in kept:
         theta[i] = 0.0
-    if not judges:
+    tables, scaled = _tables(kept, comparisons, weights)
+    if not tables:
         return tuple(theta), None
+    texts = [answers[i] for i in kept]
+    ranking = aggregate(texts, tables, scaled)
+    for at, i in enumerate(kept):
+        theta[i] = float(ranking.theta[at])
+    return tuple(theta), bootstrap_share(texts, tables, scaled)
+
+
+def certainty(
+    answers: Sequence[str], kept: Sequence[int], comparisons: Sequence[Comparison],
+    weights: Mapping[str, float],
+) -> float:  # fmt: skip
+    """Return how certain the winner is, 0 without a comparison.
+
+    With five judges and more the share of redrawn swarms that it wins. Fewer say too little about
+    each other: then Phi((theta_1 - theta_2) / sd) of a fit with a penalty of 1, which one judge
+    cannot drive to certainty.
+    """
+    tables, scaled = _tables(kept, comparisons, weights)
+    if not tables or len(kept) < 2:
+        return 0.0
+    texts = [answers[i] for i in kept]
+    if len(tables) >= MANY_JUDGES:
+        return bootstrap_share(texts, tables, scaled) or 0.0
+    ranking = aggregate(texts, tables, scaled, WIDE_L2)
+    best, second = ranking.order[:2]
+    pooled = sum(w * t for w, t in zip(scaled, tables, strict=True))
+    sd = difference_sd(np.asarray(pooled), ranking.theta, best, second, WIDE_L2)
+    return 0.5 * (1 + math.erf((ranking.theta[best] - ranking.theta[second]) / sd / math.sqrt(2)))
+
+
+def _tables(
+    kept: Sequence[int], comparisons: Sequence[Comparison], weights: Mapping[str, float]
+) -> tuple[list[np.ndarray], list[float]]:
+    """Return each judge's table of wins among the kept answers, and its weight (mean 1)."""
+    place = {answer: at for at, answer in enumerate(kept)}
+    judges = sorted({c.judge for c in comparisons if weights.get(c.judge, 0.0) > 0})
+    if not judges:
+        return [], []
     tables = {judge: np.zeros((len(kept), len(kept))) for judge in judges}
     for c in comparisons:
         if c.judge in tables and c.first in place and c.second in place:
             a, b = place[c.first], place[c.second]
-            tables[c.judge][a, b] += {"A": 1.0, "B": 0.0, "U": 0.5}[c.verdict]
-            tables[c.judge][b, a] += {"A": 0.0, "B": 1.0, "U": 0.5}[c.verdict]
+            tables[c.judge][a, b] += c.of_first
+            tables[c.judge][b, a] += 1 - c.of_first
     mean = sum(weights[judge] for judge in judges) / len(judges)
-    scaled = [weights[judge] / mean for judge in judges]
-    texts = [answers[i] for i in kept]
-    ranking = aggregate(texts, list(tables.values()), scaled)
-    for at, i in enumerate(kept):
-        theta[i] = float(ranking.theta[at])
-    return tuple(theta), bootstrap_share(texts, list(tables.values()), scaled)
+    return list(tables.values()), [weights[judge] / mean for judge in judges]
 
 
 def _number(text: str) -> int:

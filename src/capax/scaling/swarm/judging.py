@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from capax.endpoints import Message
+from capax.errors import ConfigError
 
 Verdict = Literal["A", "B", "U"]
 MAX_CHARS = 20_000  # of a question or an answer, as shown to a judge
@@ -77,3 +79,104 @@ def is_good(reply: str) -> bool:
     """Say whether a reply lets an answer take part; one that cannot be read does."""
     found = _GRADE.findall(visible(reply).upper())
     return not found or found[-1] == "GOOD"
+
+
+# --- forms of asking ----------------------------------------------------------------------
+
+
+class Prompts(Protocol):
+    """How a node is asked, and what its word means.
+
+    `attempt` returns None where every answer counts as an attempt; `read` returns the answer in a
+    reply, empty if there is none.
+    """
+
+    def answer(self, question: str) -> str | Sequence[Message]: ...
+
+    def compare(self, question: str, first: str, second: str) -> str | Sequence[Message]: ...
+
+    def attempt(self, question: str, answer: str) -> str | Sequence[Message] | None: ...
+
+    def verdict(self, reply: str) -> Verdict | None: ...
+
+    def read(self, reply: str) -> str: ...
+
+
+class Chat:
+    """For models that follow instructions."""
+
+    def answer(self, question: str) -> Sequence[Message]:
+        return [{"role": "user", "content": question}]
+
+    def compare(self, question: str, first: str, second: str) -> Sequence[Message]:
+        return compare_messages(question, first, second)
+
+    def attempt(self, question: str, answer: str) -> Sequence[Message]:
+        return filter_messages(question, answer)
+
+    def verdict(self, reply: str) -> Verdict | None:
+        return verdict_of(reply)
+
+    def read(self, reply: str) -> str:
+        return visible(reply)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Templates:
+    """For models trained to judge, which read and write a form of their own.
+
+    `ask` and `judge` are texts with {question}, and {first} and {second} to compare. `kept`: the
+    characters of an answer that a judge is shown, so that an answer cannot leave its place; empty
+    for all. A reply that `first_better` matches is A, one that `second_better` matches is B
+    (regular expressions), anything else U. `read_answer`: an expression whose first group is the
+    answer in a reply; empty for the whole reply. Raises ConfigError for texts or expressions that
+    are none.
+    """
+
+    ask: str
+    judge: str
+    kept: str
+    first_better: str
+    second_better: str
+    read_answer: str = ""
+
+    def __post_init__(self) -> None:
+        for text, names in ((self.ask, "question"), (self.judge, "question first second")):
+            if missing := [name for name in names.split() if f"{{{name}}}" not in text]:
+                raise ConfigError(f"the template {text!r:.80} has no {{{missing[0]}}}")
+        for pattern in (self.first_better, self.second_better, self.read_answer):
+            try:
+                re.compile(pattern)
+            except re.error as e:
+                raise ConfigError(f"{pattern!r:.80} is no regular expression: {e}") from None
+        if self.read_answer and re.compile(self.read_answer).groups < 1:
+            raise ConfigError(f"{self.read_answer!r:.80} has no group that is the answer")
+
+    def answer(self, question: str) -> str:
+        return self.ask.replace("{question}", question)
+
+    def compare(self, question: str, first: str, second: str) -> str:
+        values = {"question": question, "first": self._shown(first), "second": self._shown(second)}
+        return _PLACE.sub(lambda found: values[found[1]], self.judge)
+
+    def attempt(self, question: str, answer: str) -> None:
+        return None
+
+    def verdict(self, reply: str) -> Verdict:
+        if re.search(self.first_better, reply):
+            return "A"
+        return "B" if re.search(self.second_better, reply) else "U"
+
+    def read(self, reply: str) -> str:
+        if not self.read_answer:
+            return visible(reply)
+        found = re.search(self.read_answer, reply)
+        return found[1] if found else ""
+
+    def _shown(self, answer: str) -> str:
+        shown = answer if not self.kept else "".join(c for c in answer if c in self.kept)
+        return shown[:MAX_CHARS]
+
+
+_PLACE = re.compile(r"\{(question|first|second)\}")
+CHAT = Chat()

@@ -1,0 +1,72 @@
+"""A specialist follows its procedure as far as it learnt it, and breaks beyond (acceptance 6, 8).
+
+The long run with intervals is `benchmarks.procbench`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks.procbench import ask, drop_p, shares
+from capax import LLM
+from capax.measuring.procbench.evaluate import Settings
+from capax.measuring.procbench.hazard import Chain, kaplan_meier
+from capax.measuring.procbench.record import Record
+from capax.training.procbench import held_out_problems, is_held_out
+
+MODEL = Path(__file__).parents[2] / "models" / "procbench" / "rhythm.gguf"
+FREE = Settings("free", 900, "question")
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    with LLM(MODEL, threads=2, n_sequences=16, parallel=16) as llm:
+        yield llm
+
+
+def answered(
+    llm: LLM, folder: Path, steps: Sequence[int], n: int, settings: Settings = FREE
+) -> list[Record]:
+    problems = held_out_problems("Rhythm", steps, n, seed=31)
+    assert all(is_held_out(p.question) for p in problems)
+    llm.close()
+    return ask(llm, problems, settings, folder / f"{settings.mode}{settings.max_new_tokens}.jsonl")
+
+
+def test_the_file_is_what_its_record_says() -> None:
+    record = json.loads(MODEL.with_suffix(".json").read_text())
+    assert record["sha256"][MODEL.name] == hashlib.sha256(MODEL.read_bytes()).hexdigest()
+    assert record["recipe"]["task"] == "Rhythm"
+    log = MODEL.with_name("rhythm.log.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["step"] == record["recipe"]["steps"]
+
+
+def test_what_was_learnt_is_right_and_more_steps_are_not(llm: LLM, tmp_path: Path) -> None:
+    records = answered(llm, tmp_path, [2, 5, 8, 12, 25], 8)
+    by_steps = {s: [r for r in records if r.steps == s] for s in (2, 5, 8, 12, 25)}
+    for some in by_steps.values():
+        found = shares(some)
+        assert found["sm"] <= found["pa"]
+        assert found["sm"] <= found["fm"]
+    assert all(shares(by_steps[s])["sm"] >= 0.9 for s in (2, 5, 8))
+    assert shares(by_steps[25])["sm"] < shares(by_steps[8])["sm"]
+    assert drop_p(by_steps[5] + by_steps[8], by_steps[25]) < 0.05
+    for s, some in by_steps.items():
+        for point in kaplan_meier([Chain(r.pml, s) for r in some]):
+            assert abs(point.survival - point.fraction) < 1e-12
+
+
+def test_the_form_costs_nothing_and_fewer_tokens_never_help(llm: LLM, tmp_path: Path) -> None:
+    free = answered(llm, tmp_path, [3, 8], 6)
+    as_json = answered(llm, tmp_path, [3, 8], 6, Settings("json", 900, "question"))
+    short = answered(llm, tmp_path, [3, 8], 6, Settings("free", 64, "question"))
+    assert shares(as_json)["sm"] >= shares(free)["sm"] - 0.02
+    assert all(r.is_read for r in as_json)
+    assert shares(short)["pa"] <= shares(free)["pa"] + 0.005
+    assert all(r.completion_tokens <= 64 for r in short)
+    assert all(r.sm == 0 for r in short if r.is_cut)
