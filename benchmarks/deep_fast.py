@@ -17,6 +17,7 @@ import asyncio
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 from capax import LLM, SamplingParams
 from capax.endpoints.local import LocalEndpoint
 from capax.scaling.calibration import area_within, fit, split
+from capax.scaling.compare_report import accuracy_at
 from capax.scaling.marked_votes import marked_votes
 from capax.scaling.markers import marker_report, read_traces
 from capax.scaling.run_directory import RunDirectory, Sample, read_rows
@@ -274,6 +276,71 @@ def marks_of(side: Side, path: Path) -> dict[str, Any]:
     }
 
 
+def statements(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is claimed, the figure, its bound, and whether it holds."""
+    search, direct = found["search_votes"], found["direct_votes"]
+    selected, cut, area = found["selected_16"][0], found["truncated"], found["marks"]["area"]
+    lengths = found["lengths_without_capped"]
+    common = direct[-1]["tokens"]
+    rows = [
+        (
+            "one trace of the model that searches, less the best vote of the other",
+            search[0]["accuracy"] - max(r["accuracy"] for r in direct),
+            0.0,
+        ),
+        (
+            f"the same at {common:.0f} tokens",
+            (_at(search, common) or 0.0) - direct[-1]["accuracy"],
+            0.1,
+        ),
+        *_worst("best of n", search, found["best_of"]),
+        *_worst("revision", search, found["revision"]["rounds"]),
+        (
+            "vote of the shortest 8 of 16, less that of all",
+            selected["short"] - selected["vote"],
+            -0.005,
+        ),
+        ("equations with right and wrong traces that ended", lengths["n_mixed"], 50),
+        ("chance that marks weigh a right trace above a wrong one", area["mean"], 0.55),
+        ("the same with verdicts shuffled, off one half", -abs(area["shuffled"] - 0.5), -0.03),
+        *(
+            (
+                f"a trace cut to {float(high):.0%}, less one cut to {float(low):.0%}",
+                cut[high]["accuracy"] - cut[low]["accuracy"],
+                -2 * cut[high]["step_stderr"],
+            )
+            for low, high in pairwise(cut)
+        ),
+        (
+            "the direct model, less a trace cut to nothing",
+            direct[0]["accuracy"] - cut["0.0"]["accuracy"],
+            -0.03,
+        ),
+    ]
+    return [
+        {"statement": text, "measured": value, "at_least": bound, "holds": bool(value >= bound)}
+        for text, value, bound in rows
+    ]
+
+
+def _worst(
+    name: str, votes: list[dict[str, float]], others: list[dict[str, float]]
+) -> list[tuple[str, float, float]]:
+    """Return the vote less another strategy at equal tokens, where it looks worst for the vote."""
+    found = []
+    for row in votes:
+        other, error = (_at(others, row["tokens"], name) for name in ("accuracy", "stderr"))
+        if other is not None and error is not None:
+            bound = -(0.01 + 2 * (error**2 + row["stderr"] ** 2) ** 0.5)
+            found.append((row["accuracy"] - other, bound, row["tokens"]))
+    value, bound, tokens = min(found)
+    return [(f"the vote, less {name}, at {tokens:.0f} tokens, its worst", value, bound)]
+
+
+def _at(rows: list[dict[str, float]], tokens: float, name: str = "accuracy") -> float | None:
+    return accuracy_at([(r["tokens"], r[name]) for r in rows], tokens)
+
+
 def picture(found: dict[str, Any], path: Path) -> None:
     """Draw accuracy over tokens."""
     from matplotlib.figure import Figure
@@ -328,6 +395,7 @@ def main() -> int:
         "truncated": truncated(search),
         "marks": marks_of(search, options.work / "search"),
     }
+    found["statements"] = statements(found)
     (options.out / "deep_fast.json").write_text(json.dumps(found, indent=1) + "\n")
     picture(found, options.out / "deep_fast.png")
     print(json.dumps(found, indent=1))

@@ -346,7 +346,97 @@ def deep_fast(result: dict[str, Any]) -> str:
         f"{cut['0.5']['accuracy']:.1%} and {cut['1.0']['accuracy']:.1%}: not monotone, as a cut "
         "trace ends in values that were just found wrong, and those are what it answers."
     )
+    rows_ = (
+        [
+            row["statement"],
+            f"{row['measured']:.3g}",
+            f"{row['at_least']:.2g}",
+            "yes" if row["holds"] else "**no**",
+        ]
+        for row in result["statements"]
+    )
+    text += (
+        "\n\nWhat is claimed, in shares of the equations (the vote against others: at equal "
+        "tokens, bound one point and two standard errors):\n\n"
+        + table(["statement", "measured", "at least", "holds"], rows_)
+        + "\n\nWhere the vote does not hold against revision, revision explains it: it mends "
+        f"{revision['fixed'][0]:.0%} of the wrong answers and breaks none. Marks, fitted on "
+        f"{result['marks']['n_fitted']} of the equations, gain most where few traces vote: of "
+        + ", ".join(
+            f"{v['k']} {v['marked']:.1%} instead of {v['vote']:.1%}"
+            for v in result["marks"]["votes"][:3]
+        )
+        + f" on the other {result['marks']['votes'][0]['n_problems']} (twice the error of the "
+        f"first difference: {2 * result['marks']['votes'][0]['stderr']:.1%})."
+    )
     return text + "\n\n![Equations solved by tokens](images/deep_fast.png)"
+
+
+def strategies(result: dict[str, Any]) -> str:
+    """Strategies under caps, on word problems and on equations."""
+
+    def rows(part: dict[str, Any]) -> Iterator[list[str]]:
+        for row in part["rows"]:
+            name = str(row["strategy"]).partition(",marks=")[0]
+            cap = "" if row["cap"] is None else f"{row['cap']:,}"
+            right = f"{row['accuracy']:.1%} ± {row['stderr']:.1%}"
+            yield [f"`{name}`", cap, right, f"{row['tokens']:,.0f}", f"{row['new_tokens']:,.0f}"]
+
+    head = ["strategy", "cap", "right", "tokens", "new"]
+    words, equations = result["gsm8k"], result["search"]
+    pool, n = words["pool"], words["n_tasks"]
+    most = max(round(row["accuracy"] * n) for row in words["rows"])
+    return (
+        f"SmolLM2-135M on the first {n} problems of GSM8K's test set, after three examples in "
+        f"conversation, temperature {words['temperature']:g}, at most {words['max_tokens']} tokens "
+        "an answer:\n\n"
+        + table(head, rows(words))
+        + f"\n\nWhat can be seen is that every strategy keeps to its cap and what it spends "
+        f"(judging and revising read everything again). What cannot be seen is which is better: "
+        f"the best row solves {most} of {n}. Of {pool['n_samples']} samples per problem "
+        f"{pool['one_sample']:.1%} are right, {pool['any']:.0%} of the problems have a right one "
+        f"among them, and the vote of all solves {pool['vote']:.1%}: right answers are there, but "
+        "never the most frequent, and this model cannot tell them by grading or revising. No "
+        "aggregation mends that.\n\nThe control is a model of a million parameters that solves "
+        f"nine of ten equations ({equations['n_tasks']} of them; its marks are fitted on others), "
+        "where votes have something to gain:\n\n"
+        + table(head, rows(equations))
+        + "\n\nA vote under a cap that holds one trace only is worse than `single` without a cap, "
+        "as the cap cuts a trace off. Cutting and forcing (`truncate`) gives accuracy away "
+        "steeply: this model was never taught to answer before it has found the value.\n\n"
+        "![Share solved over tokens, by strategy](images/strategies.png)"
+    )
+
+
+def markers(result: dict[str, Any]) -> str:
+    """The published solutions of GSM8K."""
+    report = result["report"]
+
+    def rows() -> Iterator[list[str]]:
+        for name in ("length", "discourse"):
+            pooled = report["pooled"][name]
+            yield [f"{name}, pooled", f"{pooled['right'] - pooled['wrong']:+.2f}", "",
+                   f"{pooled['delta']:+.3f}", f"{pooled['p']:.2g}", ""]  # fmt: skip
+            for label, part in (("within problems", "within"), ("less its model's", "by_source")):
+                row = report[part][name]
+                yield [f"{name}, {label}", f"{row['mean']:+.2f}", f"{row['median']:+.2f}",
+                       f"{row['delta']:+.3f}", f"{row['p']:.2g}", row["verdict"]]  # fmt: skip
+
+    counts = report["n_markers"]
+    area = result["area"]
+    return (
+        f"The {report['n_samples']:,} published solutions of GSM8K's test problems, four models' "
+        f"(`python -m benchmarks.markers`), lengths in words; "
+        f"{report['within']['length']['n_problems']} problems have right and wrong ones:\n\n"
+        + table(["right less wrong", "mean", "median", "Cliff's delta", "p", "right is"], rows())
+        + "\n\nPooled, right solutions are shorter; within problems they are longer; and less "
+        "their models' mean lengths nothing is left, because the model that is right most often "
+        f"writes most. There are {counts['hedging']} hedging and {counts['thinking']} thinking "
+        "words in all of them: nothing can be said about those. Marks fitted on half of the "
+        f"problems weigh a right solution above a wrong one in {area['mean']:.0%} "
+        f"({area['low']:.0%}–{area['high']:.0%}) of the pairs in the others, hardly better than "
+        "chance."
+    )
 
 
 def contention(result: dict[str, Any]) -> str:
@@ -441,6 +531,8 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xquant": ("xquant.md", xquant),
     "monkeys": ("repeated-sampling.md", monkeys),
     "deep_fast": ("strategies.md", deep_fast),
+    "strategies": ("strategies.md", strategies),
+    "markers": ("strategies.md", markers),
     "sweep": ("records.md", sweep),
     "sampling": ("repeated-sampling.md", sampling),
     "procbench": ("procbench.md", procbench),

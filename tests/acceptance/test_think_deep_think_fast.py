@@ -6,6 +6,7 @@ The parts that need a trained model are in `test_trained_arithmetic` and `benchm
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from inspect import signature
 from itertools import combinations, pairwise
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.markers import MODELS, traces_of
-from capax import SamplingParams
+from capax import LLM, SamplingParams
 from capax.endpoints import (
     Choice,
     Completion,
@@ -25,6 +26,7 @@ from capax.endpoints import (
     Price,
     TokenScores,
 )
+from capax.endpoints.local import LocalEndpoint
 from capax.engine.outputs import Usage
 from capax.errors import ConfigError, EndpointError
 from capax.scaling.calibration import area_within, fit, hash_of, split
@@ -33,6 +35,7 @@ from capax.scaling.selection import Answers, accuracy_of, majority
 from capax.scaling.strategies.strategy import answer, parse_strategy
 from capax.scaling.strategies.voting import weights
 from capax.scaling.voting_curve import vote_accuracy
+from tests.models import gguf_model
 
 
 def counted(right: int, wrong: list[int], missing: int, k: int) -> float:
@@ -225,3 +228,35 @@ def test_a_marked_vote_cannot_see_the_reference() -> None:
         got = asyncio.run(answer(strategy, endpoint, "q", params))
         assert got.text == chosen.text
     assert not {"reference", "correct"} & set(signature(weights).parameters)
+
+
+EVERY = (
+    *PARALLEL, "single", "majority:n=6,stop=early", "majority:n=6,stop=first", "best:n=3",
+    "best:n=3,judge=list", "revise:n=3", "revise:n=2,k=2", "mixture:k=2", "truncate:tokens=4",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[LLM]:
+    with LLM(gguf_model("llama"), threads=1, n_sequences=16, parallel=16) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_the_ledger_is_the_engines_counter_and_no_cap_is_passed(tiny: LLM, spec: str) -> None:
+    """On 20 problems the ledger's output tokens are those the engine sampled."""
+
+    async def drive() -> int:
+        async with LocalEndpoint(tiny) as endpoint:
+            for i in range(20):
+                cap = 90 + 9 * i
+                params = SamplingParams(max_tokens=8, temperature=1.0, seed=i)
+                got = await answer(
+                    parse_strategy(spec).options, endpoint, f"{i} and {i} is", params,
+                    max_total_tokens=cap,
+                )  # fmt: skip
+                assert got.usage.total_tokens <= cap
+            return endpoint.ledger.totals.completion_tokens
+
+    before = tiny.engine.stats.generation_tokens
+    assert asyncio.run(drive()) == tiny.engine.stats.generation_tokens - before

@@ -16,8 +16,11 @@ import pytest
 from benchmarks.monkeys import chi_squared_range, exact_chance
 from capax import LLM, SamplingParams
 from capax.endpoints.local import LocalEndpoint
+from capax.scaling.calibration import area_within, fit, split
+from capax.scaling.markers import read_traces
 from capax.scaling.run_directory import RunDirectory
 from capax.scaling.sampling import Outcome, SamplePlan, load, sample
+from capax.scaling.strategies.strategy import Purse, answer, parse_strategy
 from capax.scaling.tasks import Task, read_tasks
 
 MODELS = Path(__file__).parents[2] / "models" / "arithmetic"
@@ -73,3 +76,38 @@ def test_a_model_that_searches_beats_any_vote_of_one_that_does_not(tmp_path: Pat
     # Even if every equation with a right sample were won by the vote.
     assert (found["direct"].counts.correct > 1).mean() + 0.1 < rights["search"].mean()
     assert rights["search"].mean() > 0.8
+
+
+def test_finishing_first_takes_the_tokens_that_lengths_foretell() -> None:
+    """16 traces beside each other, over when 8 have ended: each token is counted, and no more."""
+    spec, n = parse_strategy("majority:n=16,stop=first").options, 16
+    measured = foretold = whole = 0
+
+    async def both(llm: LLM, task: Task) -> tuple[int, list[int]]:
+        params = SamplingParams(max_tokens=110, temperature=1.0, seed=7)
+        async with LocalEndpoint(llm) as endpoint:
+            got = await answer(spec, endpoint, task.prompt, params)
+            purse = Purse(endpoint, params)
+            alone = [(await purse.ask(task.prompt))[0] for _ in range(n)]
+        return got.usage.completion_tokens, [choice.n_tokens or 0 for choice in alone]
+
+    with LLM(MODELS / "search.gguf", threads=1, n_sequences=16, parallel=64) as llm:
+        for task in read_tasks(MODELS / "equations.jsonl", limit=10):
+            taken, lengths = asyncio.run(both(llm, task))
+            measured += taken
+            foretold += sum(np.minimum(lengths, sorted(lengths)[n // 2 - 1]))
+            whole += sum(lengths)
+    assert measured / whole == pytest.approx(foretold / whole, abs=0.01)
+    assert foretold / whole < 0.9
+
+
+def test_marks_learnt_from_some_equations_tell_right_from_wrong_in_others(tmp_path: Path) -> None:
+    tasks = read_tasks(MODELS / "equations.jsonl")[:60]
+    with LLM(MODELS / "search.gguf", threads=1, n_sequences=16, parallel=64) as llm:
+        drawn(llm, tasks, 12, tmp_path / "run", 1.0)
+    dev, test = split(read_traces(tmp_path / "run"))
+    calibration = fit(dev)
+    area = area_within(calibration, test)
+    assert calibration.marks.length < 0
+    assert area.mean > 0.55
+    assert area.shuffled == pytest.approx(0.5, abs=0.1)

@@ -194,3 +194,23 @@ def test_markers_of_a_run_and_of_a_file(tmp_path: Path, run: Path) -> None:
     assert shown.stdout.splitlines()[-1].startswith("majority:n=8,votes=marked,marks=")
     refused = capax(tmp_path, "scale", "markers", str(file), "--k", "2")
     assert "leave it out" in refused.stderr
+
+
+def test_strategies_are_compared_into_a_page(tmp_path: Path, tasks: Path) -> None:
+    out = tmp_path / "compared"
+    arguments = ("scale", "compare", str(gguf_model("llama")), str(tasks), "--checker", "numeric",
+                 "-s", "single", "-s", "truncate:tokens=3,answer_tokens=2", "-n", "8",
+                 "--cap", "40", "--cap", "80", "-o", str(out))  # fmt: skip
+    first = capax(tmp_path, *arguments)
+    assert first.returncode == 0, first.stderr
+    assert len(first.stdout.splitlines()) == 5
+    rows = json.loads((out / "compare.json").read_text())
+    assert all(row["tokens"] <= row["cap"] for row in rows)
+    text = (out / "report.html").read_text()
+    assert "data:image/svg+xml;base64," in text
+    assert "truncate:tokens=3,answer_tokens=2" in text
+    (out / "report.html").unlink()
+    assert capax(tmp_path, *arguments).stdout == first.stdout
+    assert (out / "report.html").read_text() == text
+    twice = capax(tmp_path, *arguments, "-s", "single")
+    assert "a strategy is named twice" in twice.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from capax.cli.options import json_option, machine_options, model_argument
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from capax.scaling.comparing import Row
 
 
@@ -76,11 +79,13 @@ def command(
     """Answer each task in TASKS by each strategy, and show what the tokens bought.
 
     Tokens are those of all calls, prompts included. '*' marks what no other row beats in both
-    accuracy and tokens. The same command with the same --out goes on where it was stopped.
+    accuracy and tokens. The same command with the same --out goes on where it was stopped. DIR gets
+    compare.json and report.html, a page that needs no other file.
     """
     from capax import SamplingParams
     from capax.endpoints import Ledger
     from capax.files.registry import write_atomically
+    from capax.scaling.compare_report import compare_page
     from capax.scaling.comparing import Cell, compare
     from capax.scaling.comparing import as_json as rows_json
     from capax.scaling.strategies.strategy import parse_strategy
@@ -114,6 +119,8 @@ def command(
     write_atomically(out / "compare.json", text.encode() + b"\n", 0o644)
     if plot is not None:
         draw(plot, rows)
+    html = compare_page(out, [cell.name for cell in cells], rows, _svg(rows))
+    write_atomically(out / "report.html", html.encode(), 0o644)
     if as_json:
         click.echo(text)
         return
@@ -131,15 +138,36 @@ def command(
 def draw(path: Path, rows: list[Row]) -> None:
     """Draw accuracy over tokens. Raises ConfigError without matplotlib."""
     try:
-        from matplotlib.figure import Figure
+        figure = _figure(rows)
     except ImportError:
         raise ConfigError("a picture needs: pip install 'capax[plots]'") from None
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
+
+
+def _svg(rows: list[Row]) -> bytes | None:
+    """Return the picture to embed; none without matplotlib."""
+    try:
+        from matplotlib import rc_context
+    except ImportError:
+        return None
+    file = io.BytesIO()
+    with rc_context({"svg.hashsalt": "capax"}):  # the same rows give the same bytes
+        _figure(rows).savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _figure(rows: list[Row]) -> Figure:
+    from matplotlib.figure import Figure
+
+    from capax.scaling.compare_report import family_of
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for family in dict.fromkeys(row.strategy.partition(":")[0] for row in rows):
-        own = sorted(
-            (r for r in rows if r.strategy.partition(":")[0] == family), key=lambda r: r.tokens
-        )
+    for family in dict.fromkeys(family_of(row.strategy) for row in rows):
+        own = sorted((r for r in rows if family_of(r.strategy) == family), key=lambda r: r.tokens)
         axes.errorbar(
             [r.tokens for r in own], [r.accuracy for r in own], [r.stderr for r in own],
             fmt="o-", capsize=2, label=family,
@@ -148,8 +176,5 @@ def draw(path: Path, rows: list[Row]) -> None:
     axes.set_xlabel("tokens per task, all calls and prompts")
     axes.set_ylabel("share of tasks answered right")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend()
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
+    axes.legend(fontsize=8)
+    return figure

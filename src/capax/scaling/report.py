@@ -7,7 +7,6 @@ made again; each file is replaced atomically.
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,21 +17,12 @@ import numpy as np
 from capax.errors import StoreError
 from capax.files.registry import write_atomically
 from capax.scaling.coverage import curve
+from capax.scaling.page import Table, page
 from capax.scaling.run_directory import Verdict, read_manifest, read_rows
 from capax.scaling.sampling import Outcome, load
 from capax.scaling.selection import accuracy_of, majority
 
 Draw = Callable[[Path, Any, Any], None]  # file, coverage points, votes
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;padding:0 1em}}
-td,th{{padding:.2em 1em;text-align:right}}</style></head>
-<body><h1>{title}</h1>
-<p>{summary}</p>
-{picture}<table><tr><th>k</th><th>coverage</th><th>95 % band</th><th>vote</th></tr>
-{rows}</table>
-<h2>Settings</h2><pre>{settings}</pre></body></html>
-"""
 
 
 def write_report(path: Path, draw: Draw | None = None) -> dict[str, Any]:
@@ -54,26 +44,25 @@ def write_report(path: Path, draw: Draw | None = None) -> dict[str, Any]:
         for p, v in zip(points, votes, strict=True)
     ]
     settings = json.dumps(manifest["settings"], indent=1)
+    svg = None
     if draw is not None:
         _make_directory(path / "plots")
         draw(path / "plots" / "coverage.svg", points, votes)
+        svg = (path / "plots" / "coverage.svg").read_bytes()
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     markdown = (
         f"# {path.name}\n\n{summary}\n\n"
         "| k | coverage | 95 % band | vote |\n| --- | --- | --- | --- |\n"
         f"{table}\n\n```json\n{settings}\n```\n"
     )
-    page = _PAGE.format(
-        title=html.escape(path.name),
-        summary=html.escape(summary),
-        picture='<img src="plots/coverage.svg" alt="coverage and vote by k">\n' if draw else "",
-        rows="\n".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows),
-        settings=html.escape(settings),
-    )
+    made = page(
+        path.name, summary, [Table(("k", "coverage", "95 % band", "vote"), rows)], settings,
+        svg=svg, alt="coverage and vote by k",
+    )  # fmt: skip
     for name, text in (
         ("results.json", json.dumps(results, indent=1) + "\n"),
         ("report.md", markdown),
-        ("report.html", page),
+        ("report.html", made),
     ):
         write_atomically(path / name, text.encode(), 0o644)
     return results

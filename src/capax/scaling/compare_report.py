@@ -1,0 +1,132 @@
+"""The page of a comparison of strategies: what tokens bought, and at equal tokens.
+
+"Think Deep, Think Fast" (2025, arXiv 2504.14047) compares at equal spent tokens, interpolated in
+their logarithm, and sums a frontier up by its area over that logarithm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from capax.scaling.comparing import Row
+from capax.scaling.page import Table, page
+from capax.scaling.run_directory import read_manifest
+
+N_BUDGETS = 6
+
+
+def accuracy_at(points: Sequence[tuple[float, float]], tokens: float) -> float | None:
+    """Return the accuracy at `tokens` between points (tokens, accuracy), linear in log tokens.
+
+    None outside the points: nothing is said about budgets that were not spent.
+    """
+    ordered = sorted(points)
+    for left, right in pairwise(ordered):
+        if left[0] <= tokens <= right[0]:
+            if left[0] == right[0]:
+                return max(left[1], right[1])
+            share = math.log(tokens / left[0]) / math.log(right[0] / left[0])
+            return left[1] + share * (right[1] - left[1])
+    return next((accuracy for spent, accuracy in ordered if spent == tokens), None)
+
+
+def frontier_area(rows: Sequence[Row]) -> float:
+    """Return the mean, over log tokens, of the best accuracy for at most so many tokens.
+
+    From the cheapest row to the dearest; a single row's is its accuracy.
+    """
+    ordered = sorted(rows, key=lambda row: (row.tokens, -row.accuracy))
+    best, area = 0.0, 0.0
+    for row, after in zip(ordered, [*ordered[1:], None], strict=True):
+        best = max(best, row.accuracy)
+        if after is not None:
+            area += best * math.log(after.tokens / row.tokens)
+    width = math.log(ordered[-1].tokens / ordered[0].tokens)
+    return area / width if width > 0 else best
+
+
+def family_of(strategy: str) -> str:
+    """Return a strategy's spelling without the counts and cuts that only set its price."""
+    name, _, rest = strategy.partition(":")
+    kept = [
+        part
+        for part in rest.split(",")
+        if part and part.partition("=")[0] not in ("n", "k", "tokens", "layers", "marks")
+    ]
+    return ":".join(filter(None, [name, ",".join(kept)]))
+
+
+def equal_tokens(rows: Sequence[Row]) -> tuple[list[float], dict[str, list[float | None]]]:
+    """Return budgets that two families or more span, and what each reaches at them."""
+    families: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        families.setdefault(family_of(row.strategy), []).append((row.tokens, row.accuracy))
+    several = {name: points for name, points in families.items() if len(points) > 1}
+    if len(several) < 2:
+        return [], {}
+    low = sorted(min(t for t, _ in points) for points in several.values())[1]
+    high = sorted(max(t for t, _ in points) for points in several.values())[-2]
+    if low >= high:
+        return [], {}
+    step = (high / low) ** (1 / (N_BUDGETS - 1))
+    budgets = [low, *(low * step**i for i in range(1, N_BUDGETS - 1)), high]
+    return budgets, {
+        name: [accuracy_at(points, budget) for budget in budgets]
+        for name, points in several.items()
+    }
+
+
+def compare_page(folder: Path, names: Sequence[str], rows: Sequence[Row], svg: bytes | None) -> str:
+    """Return the page; `names` are the cells' folders, whose first one's settings are shown."""
+    best = frozenset(i for i, row in enumerate(rows) if row.is_best)
+    tables = [
+        Table(
+            ("strategy", "cap", "right", "± s.e.", "tokens", "new", "calls"),
+            [
+                (
+                    row.strategy,
+                    "" if row.cap is None else f"{row.cap:,}",
+                    f"{row.accuracy:.1%}",
+                    f"{row.stderr:.1%}",
+                    f"{row.tokens:,.0f}",
+                    f"{row.new_tokens:,.0f}",
+                    f"{row.calls:.1f}",
+                )
+                for row in rows
+            ],
+            title="Strategies",
+            note="Per task, all calls, prompts included. Bold: no other row is as right with fewer "
+            "tokens. Standard errors are over tasks; differences below two of them are noise.",
+            best=best,
+        )
+    ]
+    budgets, reached = equal_tokens(rows)
+    if budgets:
+        tables.append(
+            Table(
+                ("strategy", *(f"{budget:,.0f}" for budget in budgets)),
+                [
+                    (name, *("" if x is None else f"{x:.1%}" for x in found))
+                    for name, found in reached.items()
+                ],
+                title="Right at equal tokens",
+                note="Interpolated in log tokens between the rows above; empty where a strategy "
+                "was not measured.",
+            )
+        )
+    summary = (
+        f"{rows[0].n_tasks:,} tasks, {len(rows)} rows; the best accuracy for at most so many "
+        f"tokens averages {frontier_area(rows):.1%} over their logarithm."
+    )
+    settings = dict(read_manifest(folder / names[0])["settings"])
+    for own in ("strategy", "max_total_tokens"):
+        settings.pop(own, None)
+    return page(
+        f"Strategies compared: {folder.name}", summary, tables,
+        json.dumps(settings, indent=1, ensure_ascii=False),
+        svg=svg, alt="accuracy over tokens, by strategy",
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""The page of a comparison: figures at equal tokens, everything escaped, nothing loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from capax.scaling.compare_report import (
+    accuracy_at,
+    compare_page,
+    equal_tokens,
+    family_of,
+    frontier_area,
+)
+from capax.scaling.comparing import Row
+from capax.scaling.page import Table, page
+from capax.scaling.run_directory import RunDirectory
+
+
+def row(strategy: str, tokens: float, accuracy: float, *, is_best: bool = False) -> Row:
+    return Row(strategy, 100, 40, accuracy, 0.05, tokens, tokens / 2, 2.0, is_best)
+
+
+def test_between_points_accuracy_is_linear_in_log_tokens() -> None:
+    points = [(1000.0, 0.9), (10.0, 0.1), (100.0, 0.5)]
+    assert accuracy_at(points, 10) == pytest.approx(0.1)
+    assert accuracy_at(points, 1000) == pytest.approx(0.9)
+    assert accuracy_at(points, 10**1.5) == pytest.approx(0.3)
+    assert accuracy_at(points, 9.9) is None
+    assert accuracy_at(points, 1001) is None
+    assert accuracy_at([(10, 0.2), (10, 0.4)], 10) == 0.4
+    assert accuracy_at([(10, 0.2)], 10) == 0.2
+    assert accuracy_at([], 10) is None
+
+
+def test_the_area_is_of_the_best_for_at_most_so_many_tokens() -> None:
+    rows = [row("a", 10, 0.2), row("b", 100, 0.1), row("a", 1000, 0.9)]
+    assert frontier_area(rows) == pytest.approx(0.2)
+    rows = [row("a", 10, 0.2), row("b", 100, 0.6), row("a", 1000, 0.9)]
+    assert frontier_area(rows) == pytest.approx(0.4)
+    assert frontier_area([row("a", 10, 0.2)]) == 0.2
+    assert frontier_area([row("a", 10, 0.2), row("b", 10, 0.3)]) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("strategy", "family"),
+    [
+        ("single", "single"),
+        ("majority:n=8", "majority"),
+        ("majority:n=8,votes=marked,marks=1/2/3/4/5", "majority:votes=marked"),
+        ("revise:n=3,k=4", "revise"),
+        ("truncate:tokens=8,cue=so", "truncate:cue=so"),
+    ],
+)
+def test_a_family_is_a_strategy_without_its_price(strategy: str, family: str) -> None:
+    assert family_of(strategy) == family
+
+
+def test_budgets_are_those_that_two_families_span() -> None:
+    rows = [row("a:n=1", 10, 0.1), row("a:n=9", 1000, 0.5), row("single", 5, 0.3)]
+    assert equal_tokens(rows) == ([], {})
+    rows += [row("b:n=1", 100, 0.2), row("b:n=2", 10_000, 0.6)]
+    budgets, found = equal_tokens(rows)
+    assert (budgets[0], budgets[-1]) == (100, 1000)
+    assert set(found) == {"a", "b"}
+    assert found["a"][0] == pytest.approx(0.3)
+    assert found["b"][-1] == pytest.approx(0.4)
+    apart = [row("a:n=1", 1, 0.1), row("a:n=2", 2, 0.1), row("b:n=1", 3, 0.1), row("b:n=2", 4, 0.1)]
+    assert equal_tokens(apart) == ([], {})
+
+
+def test_the_page_shows_rows_and_settings(tmp_path: Path) -> None:
+    folder = tmp_path / "<b>bold</b>"
+    settings = {"model": "<script>alert(1)</script>", "strategy": "a", "seed": 3}
+    with RunDirectory(folder / "cell", settings):
+        pass
+    rows = [row("<i>a</i>", 10, 0.25, is_best=True), row("b", 1000, 0.5)]
+    text = compare_page(folder, ["cell"], rows, b"<svg/>")
+    assert "<script" not in text
+    assert "<i>" not in text
+    assert "<b>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    assert 'src="data:image/svg+xml;base64,PHN2Zy8+"' in text
+    assert text.count('class="best"') == 1
+    assert "25.0%" in text
+    assert '"strategy"' not in text.replace("&#34;", '"')
+    for outside in ("http:", "https:", "url(", "<link", "@import"):
+        assert outside not in text
+
+
+def test_a_page_without_a_picture_has_none() -> None:
+    text = page("t", "s", [Table(("a",), [("1",)])], json.dumps({}))
+    assert "<img" not in text
+    assert "<h2>Settings</h2>" in text
