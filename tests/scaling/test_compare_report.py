@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from capax.files.page import Table, page
 from capax.scaling.compare_report import (
     accuracy_at,
     compare_page,
@@ -15,7 +16,6 @@ from capax.scaling.compare_report import (
     frontier_area,
 )
 from capax.scaling.comparing import Row
-from capax.scaling.page import Table, page
 from capax.scaling.run_directory import RunDirectory
 
 

@@ -13,16 +13,9 @@ from capax import LLM, SamplingParams
 from capax.endpoints import Ledger
 from capax.endpoints.local import LocalEndpoint
 from capax.errors import ConfigError, EndpointError, FileFormatError, StoreError
+from capax.files.run_folder import new_run_path, read_manifest
 from capax.scaling.checkers import checker_named
-from capax.scaling.run_directory import (
-    RunDirectory,
-    Sample,
-    Timing,
-    Verdict,
-    new_run_path,
-    read_manifest,
-    read_rows,
-)
+from capax.scaling.run_directory import RunDirectory, Sample, Timing, Verdict, read_rows
 from capax.scaling.sampling import SamplePlan, block_seed, load, sample, verify
 from capax.scaling.tasks import Task
 from tests.models import gguf_model

@@ -25,9 +25,9 @@ def record_of_run(path: Path) -> Record:
 
     Raises FileFormatError if it is no run, ConfigError if nothing of it is checked yet.
     """
+    from capax.files.run_folder import read_manifest
     from capax.measuring.records import Data, Figure, Model, Record
     from capax.scaling.coverage import curve
-    from capax.scaling.run_directory import read_manifest
     from capax.scaling.sampling import load
     from capax.scaling.selection import accuracy_of, majority
 
@@ -87,7 +87,8 @@ def samples_of_run(path: Path) -> list[dict[str, Any]]:
 
     Keys: doc_id, doc, target, arguments, resps, filtered_resps, filter, metrics, exact_match.
     """
-    from capax.scaling.run_directory import Sample, Verdict, read_manifest, read_rows
+    from capax.files.run_folder import read_manifest
+    from capax.scaling.run_directory import Sample, Verdict, read_rows
 
     problems = read_manifest(path).get("problems", {})
     texts: dict[str, list[Sample]] = {name: [] for name in problems}

@@ -95,7 +95,8 @@ def command(
     """
     from capax import SamplingParams
     from capax.endpoints import Ledger
-    from capax.scaling.run_directory import RunDirectory, new_run_path
+    from capax.files.run_folder import new_run_path
+    from capax.scaling.run_directory import RunDirectory
     from capax.scaling.sampling import SamplePlan, sample
     from capax.scaling.tasks import read_tasks
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from capax.files.page import Table, page
+from capax.files.run_folder import read_manifest
 from capax.scaling.comparing import Row
-from capax.scaling.page import Table, page
-from capax.scaling.run_directory import read_manifest
 
 N_BUDGETS = 6
 

@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 
 from capax.errors import ConfigError
+from capax.files.run_folder import read_manifest
 from capax.scaling.rank_tests import cliffs_delta, holm, rank_biserial, rank_sum_p, signed_rank_p
-from capax.scaling.run_directory import Sample, Verdict, read_manifest, read_rows
+from capax.scaling.run_directory import Sample, Verdict, read_rows
 
 HEDGING = (
     "perhaps", "maybe", "might", "could be", "possibly", "likely", "seems", "appears", "I think",

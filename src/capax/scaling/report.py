@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from capax.errors import StoreError
+from capax.files.page import Table, markdown_table, page
 from capax.files.registry import write_atomically
+from capax.files.run_folder import read_manifest
 from capax.scaling.coverage import curve
-from capax.scaling.page import Table, page
-from capax.scaling.run_directory import Verdict, read_manifest, read_rows
+from capax.scaling.run_directory import Verdict, read_rows
 from capax.scaling.sampling import Outcome, load
 from capax.scaling.selection import accuracy_of, majority
 
@@ -49,16 +50,11 @@ def write_report(path: Path, draw: Draw | None = None) -> dict[str, Any]:
         _make_directory(path / "plots")
         draw(path / "plots" / "coverage.svg", points, votes)
         svg = (path / "plots" / "coverage.svg").read_bytes()
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = Table(("k", "coverage", "95 % band", "vote"), rows)
     markdown = (
-        f"# {path.name}\n\n{summary}\n\n"
-        "| k | coverage | 95 % band | vote |\n| --- | --- | --- | --- |\n"
-        f"{table}\n\n```json\n{settings}\n```\n"
+        f"# {path.name}\n\n{summary}\n\n{markdown_table(table)}\n\n```json\n{settings}\n```\n"
     )
-    made = page(
-        path.name, summary, [Table(("k", "coverage", "95 % band", "vote"), rows)], settings,
-        svg=svg, alt="coverage and vote by k",
-    )  # fmt: skip
+    made = page(path.name, summary, [table], settings, svg=svg, alt="coverage and vote by k")
     for name, text in (
         ("results.json", json.dumps(results, indent=1) + "\n"),
         ("report.md", markdown),

@@ -21,8 +21,9 @@ import numpy as np
 from capax.decoding.params import SamplingParams
 from capax.endpoints import BudgetExceeded, Endpoint, GenerateRequest, Message
 from capax.errors import CapaxError, ConfigError, EndpointError
+from capax.files.run_folder import Status, read_manifest
 from capax.scaling.rethinking import Chains
-from capax.scaling.run_directory import RunDirectory, Sample, Status, Timing, read_manifest
+from capax.scaling.run_directory import RunDirectory, Sample, Timing
 from capax.scaling.run_directory import read_rows as rows_of
 from capax.scaling.sampling import Progress, SamplePlan, block_seed, load, verify
 from capax.scaling.tasks import Task

@@ -12,24 +12,16 @@ process at a time may write (a lock on manifest.lock); reading needs no lock.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from capax.errors import ConfigError, FileFormatError, StoreError
-from capax.files.registry import write_atomically
-
-Status = Literal["started", "success", "cancelled", "error", "limited"]
-FORMAT = 1
-BLOCK_NBYTES = 1 << 16
+from capax.errors import FileFormatError, StoreError
+from capax.files.run_folder import RunFolder, cut_torn_line
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -80,64 +72,27 @@ class Timing(msgspec.Struct, frozen=True):
 Row = TypeVar("Row", Sample, Verdict, Timing)
 
 
-def new_run_path(parent: Path, name: str, settings: Mapping[str, Any]) -> Path:
-    """Return parent/<utc>-<name>-<hash8>, the hash being of the settings."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    content = json.dumps(settings, sort_keys=True).encode()
-    return parent / f"{stamp}-{name}-{hashlib.sha256(content).hexdigest()[:8]}"
+class RunDirectory(RunFolder):
+    """A run of samples opened for writing; enter it. `settings` decide what the samples are.
 
-
-class RunDirectory:
-    """A run opened for writing; enter it. `settings` decide what the samples are.
-
-    Raises StoreError if another process writes it or it cannot be written, ConfigError if it
-    was begun with other settings.
+    Raises what `RunFolder` does.
     """
 
     def __init__(
         self, path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any] | None = None
     ) -> None:
-        self.path = path
-        self._settings = json.loads(json.dumps(settings))
-        self._facts = dict(facts or {})
+        super().__init__(path, settings, facts)
         self._files: dict[str, int] = {}
-        self._lock = -1
         self.samples: set[tuple[str, int]] = set()
         self.verdicts: set[tuple[str, int, str, int]] = set()
 
-    def __enter__(self) -> Self:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "manifest.lock", os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise StoreError(f"{self.path} is being written by another process") from None
-        except OSError as e:
-            raise StoreError(f"{self.path} cannot be written: {e.strerror}") from None
-        try:
-            self._open()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
     def _open(self) -> None:
-        if (self.path / "manifest.json").exists():
-            before = read_manifest(self.path)["settings"]
-            for name in sorted({*before, *self._settings}):
-                if before.get(name) != self._settings.get(name):
-                    raise ConfigError(
-                        f"{self.path} was begun with {name} {before.get(name)!r:.80}, not "
-                        f"{self._settings.get(name)!r:.80}; use the same or another directory"
-                    )
         for name in ("samples", "verdicts", "timings"):
             file = self.path / f"{name}.jsonl"
-            _cut_torn_line(file)
+            cut_torn_line(file)
             self._files[name] = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self.samples = {sample.key for sample in read_rows(self.path, Sample)}
         self.verdicts = {verdict.key for verdict in read_rows(self.path, Verdict)}
-        self.set_status("started")
 
     def __exit__(
         self,
@@ -147,13 +102,16 @@ class RunDirectory:
     ) -> None:
         for file in self._files.values():
             os.fsync(file)
-        self._close()
+        super().__exit__(kind, error, trace)
 
     def _close(self) -> None:
         for file in self._files.values():
             os.close(file)
         self._files.clear()
-        os.close(self._lock)
+        super()._close()
+
+    def _counts(self) -> dict[str, Any]:
+        return {"n_samples": len(self.samples)}
 
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Append the samples that are not there yet."""
@@ -171,20 +129,6 @@ class RunDirectory:
         """Append what a call took."""
         self._append("timings", [timing])
 
-    def set_status(self, status: Status, **facts: Any) -> None:
-        """Replace the manifest: how the run stands, with further facts."""
-        self._facts |= facts
-        manifest = {
-            "format": FORMAT,
-            "status": status,
-            "settings": self._settings,
-            "n_samples": len(self.samples),
-            **self._facts,
-        }
-        write_atomically(
-            self.path / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n", 0o644
-        )
-
     def _append(self, name: str, rows: list[Row]) -> None:
         data = memoryview(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
         try:
@@ -192,22 +136,6 @@ class RunDirectory:
                 data = data[os.write(self._files[name], data) :]
         except OSError as e:
             raise StoreError(f"{self.path / name}.jsonl cannot be written: {e.strerror}") from None
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return a run's manifest. Raises FileFormatError if it is none."""
-    file = path / "manifest.json"
-    try:
-        manifest = json.loads(file.read_bytes())
-    except OSError as e:
-        raise StoreError(f"{file} cannot be read: {e.strerror}; is {path} a run?") from None
-    except (ValueError, RecursionError):
-        manifest = None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("settings"), dict):
-        raise FileFormatError(f"{file} is no manifest of a run")
-    if manifest.get("format") != FORMAT:
-        raise FileFormatError(f"{file} has format {manifest.get('format')!r:.40}, not {FORMAT}")
-    return manifest
 
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
@@ -231,19 +159,3 @@ def _decode(decoder: msgspec.json.Decoder[Row], line: bytes, file: Path, number:
         return decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as e:
         raise FileFormatError(f"{file} line {number} is damaged: {e}") from None
-
-
-def _cut_torn_line(file: Path) -> None:
-    """Remove what follows the last newline: a line whose writing was interrupted."""
-    try:
-        with open(file, "r+b") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            keep = 0
-            while end and not keep:
-                begin = max(end - BLOCK_NBYTES, 0)
-                stream.seek(begin)
-                newline = stream.read(end - begin).rfind(b"\n")
-                keep, end = (begin + newline + 1 if newline >= 0 else 0), begin
-            stream.truncate(keep)
-    except FileNotFoundError:
-        return

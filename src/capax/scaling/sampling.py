@@ -21,16 +21,9 @@ import numpy as np
 from capax.decoding.params import LIMITS, SamplingParams
 from capax.endpoints import BudgetExceeded, Endpoint, GenerateRequest
 from capax.errors import CapaxError, ConfigError, EndpointError
+from capax.files.run_folder import Status, read_manifest
 from capax.scaling.coverage import Counts
-from capax.scaling.run_directory import (
-    RunDirectory,
-    Sample,
-    Status,
-    Timing,
-    Verdict,
-    read_manifest,
-    read_rows,
-)
+from capax.scaling.run_directory import RunDirectory, Sample, Timing, Verdict, read_rows
 from capax.scaling.selection import Answers
 from capax.scaling.tasks import Task, digest
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from capax.errors import ConfigError
-from capax.scaling.run_directory import Sample, Verdict, read_manifest, read_rows
+from capax.files.run_folder import read_manifest
+from capax.scaling.run_directory import Sample, Verdict, read_rows
 from capax.scaling.selection import MISSING, Answers, majority, weighted
 from capax.scaling.voting_curve import vote_accuracy
 

@@ -72,6 +72,14 @@ class Table:
     best: frozenset[int] = frozenset()
 
 
+def markdown_table(table: Table) -> str:
+    """Return a table as Markdown, numbers to the right; what would end a cell is escaped."""
+    rule = [":---", *["---:"] * (len(table.head) - 1)]
+    rows = [table.head, rule, *table.rows]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
 def page(
     title: str, summary: str, tables: Sequence[Table], settings: str,
     *, svg: bytes | None = None, alt: str = "",
