@@ -30,7 +30,7 @@ from capax.measuring.procbench.evaluate import Settings, evaluate, question_prom
 from capax.measuring.procbench.problem import Problem
 from capax.measuring.procbench.record import Record
 from capax.measuring.procbench.report import summarize, wilson
-from capax.training.procbench import LEARNT_STEPS, held_out_problems, specialty_named
+from capax.measuring.procbench.specialty import LEARNT_STEPS, held_out_problems, specialty_named
 
 SEED = 12
 STEPS = range(2, 26)
@@ -104,7 +104,7 @@ def drop_p(before: Sequence[Record], after: Sequence[Record]) -> float:
 
 def untrained(recipe: dict[str, Any], problems: Sequence[Problem], path: Path) -> dict[str, Any]:
     """Ask a model of the same shape after one step of training."""
-    from capax.training.procbench_run import ProcbenchRecipe
+    from capax.measuring.procbench.specialist_recipe import ProcbenchRecipe
     from capax.training.record_run import train_on_records, write_model
 
     one = ProcbenchRecipe(**{**recipe, "steps": 1, "tokens": 256})

@@ -17,7 +17,7 @@ from capax import LLM
 from capax.measuring.procbench.evaluate import Settings
 from capax.measuring.procbench.hazard import Chain, kaplan_meier
 from capax.measuring.procbench.record import Record
-from capax.training.procbench import held_out_problems, is_held_out
+from capax.measuring.procbench.specialty import held_out_problems, is_held_out
 
 MODEL = Path(__file__).parents[2] / "models" / "procbench" / "rhythm.gguf"
 FREE = Settings("free", 900, "question")

@@ -41,7 +41,7 @@ def command(folder: Path, task: str, steps: int, encoding: str, seed: int, threa
     from capax.errors import ConfigError
 
     try:
-        from capax.training.procbench_run import ProcbenchRecipe
+        from capax.measuring.procbench.specialist_recipe import ProcbenchRecipe
         from capax.training.record_run import train_on_records, write_model
     except ImportError as error:
         raise ConfigError(

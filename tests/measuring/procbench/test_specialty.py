@@ -11,7 +11,7 @@ from capax import LLM
 from capax.errors import ConfigError
 from capax.measuring.procbench import solve
 from capax.measuring.procbench.evaluate import question_prompt, reference
-from capax.training.procbench import (
+from capax.measuring.procbench.specialty import (
     LEARNT_STEPS,
     SPECIALTIES,
     held_out_problems,
@@ -53,7 +53,7 @@ def test_problems_to_ask_are_held_out_and_fit(name: str) -> None:
 
 def test_the_engine_reads_a_question_as_it_was_learnt(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from capax.training.procbench_run import ProcbenchRecipe
+    from capax.measuring.procbench.specialist_recipe import ProcbenchRecipe
     from capax.training.record_run import train_on_records, write_model
 
     recipe = ProcbenchRecipe(task="PushPop", steps=1, tokens=300, layers=1, width=32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capax.training.procbench import Specialty, specialty_named
+from capax.measuring.procbench.specialty import Specialty, specialty_named
 from capax.training.record_run import RecordRecipe
 
 
