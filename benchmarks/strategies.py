@@ -144,9 +144,11 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
     others = ~np.isin(traces.problems, [task.id for task in tasks])
     marks = fit(traces.where(others)).marks
     votes = (*SEARCH_STRATEGIES, f"majority:n=64,votes=marked,marks={marks}")
+    forced = "truncate:answer_tokens=2,cue=so"
+    specs = ("single", *votes, forced)
     pairs: list[tuple[str, int | None]] = [("single", None)]
-    pairs += [(spec, cap) for spec in votes for cap in SEARCH_CAPS]
-    pairs += [(f"truncate:tokens={cut},answer_tokens=2,cue=so", None) for cut in CUTS]
+    pairs += [(spec, cap) for spec in specs for cap in SEARCH_CAPS]
+    pairs += [(f"{forced},tokens={cut}", None) for cut in CUTS]
     rows = run(llm, tasks, cells_of(pairs), params, options.work / "search", "search")
     return {"n_tasks": len(tasks), "max_tokens": 110, "temperature": 1.0, "rows": as_json(rows)}
 

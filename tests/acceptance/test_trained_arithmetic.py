@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,18 @@ def test_the_file_is_what_its_record_says(name: str) -> None:
     assert record["recipe"]["task"] == name
     steps = [json.loads(line) for line in (MODELS / f"{name}.log.jsonl").read_text().splitlines()]
     assert steps[-1]["step"] == record["recipe"]["steps"]
+
+
+def test_the_pair_has_one_size_and_learnt_from_as_many_tokens() -> None:
+    direct, search = (
+        json.loads((MODELS / f"{name}.json").read_text()) for name in ("direct", "search")
+    )
+    for equal in ("n_parameters", "n_tokens", "encoding"):
+        assert direct[equal] == search[equal]
+    recipes = [{**record["recipe"], "task": ""} for record in (direct, search)]
+    assert recipes[0] == recipes[1]
+    with LLM(MODELS / "direct.gguf", threads=1) as a, LLM(MODELS / "search.gguf", threads=1) as b:
+        assert replace(a.config, name=b.config.name) == b.config
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])

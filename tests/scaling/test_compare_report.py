@@ -41,6 +41,8 @@ def test_the_area_is_of_the_best_for_at_most_so_many_tokens() -> None:
     rows = [row("a", 10, 0.2), row("b", 100, 0.6), row("a", 1000, 0.9)]
     assert frontier_area(rows) == pytest.approx(0.4)
     assert frontier_area([row("a", 10, 0.2)]) == 0.2
+    assert frontier_area([row("a", 0, 0.0), row("a", 10, 0.2)]) == 0.2
+    assert frontier_area([row("a", 0, 0.0)]) == 0.0
     assert frontier_area([row("a", 10, 0.2), row("b", 10, 0.3)]) == 0.3
 
 
@@ -67,6 +69,8 @@ def test_budgets_are_those_that_two_families_span() -> None:
     assert set(found) == {"a", "b"}
     assert found["a"][0] == pytest.approx(0.3)
     assert found["b"][-1] == pytest.approx(0.4)
+    rows += [row("a:n=0", 0, 0.0), row("b:n=0", 0, 0.0)]
+    assert equal_tokens(rows) == (budgets, found)
     apart = [row("a:n=1", 1, 0.1), row("a:n=2", 2, 0.1), row("b:n=1", 3, 0.1), row("b:n=2", 4, 0.1)]
     assert equal_tokens(apart) == ([], {})
 

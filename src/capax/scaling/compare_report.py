@@ -37,9 +37,13 @@ def accuracy_at(points: Sequence[tuple[float, float]], tokens: float) -> float |
 def frontier_area(rows: Sequence[Row]) -> float:
     """Return the mean, over log tokens, of the best accuracy for at most so many tokens.
 
-    From the cheapest row to the dearest; a single row's is its accuracy.
+    From the cheapest row that took any to the dearest; a single row's is its accuracy.
     """
-    ordered = sorted(rows, key=lambda row: (row.tokens, -row.accuracy))
+    ordered = sorted(
+        (row for row in rows if row.tokens > 0), key=lambda row: (row.tokens, -row.accuracy)
+    )
+    if not ordered:
+        return 0.0
     best, area = 0.0, 0.0
     for row, after in zip(ordered, [*ordered[1:], None], strict=True):
         best = max(best, row.accuracy)
@@ -64,7 +68,8 @@ def equal_tokens(rows: Sequence[Row]) -> tuple[list[float], dict[str, list[float
     """Return budgets that two families or more span, and what each reaches at them."""
     families: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        families.setdefault(family_of(row.strategy), []).append((row.tokens, row.accuracy))
+        if row.tokens > 0:  # else its cap held no answer
+            families.setdefault(family_of(row.strategy), []).append((row.tokens, row.accuracy))
     several = {name: points for name, points in families.items() if len(points) > 1}
     if len(several) < 2:
         return [], {}
