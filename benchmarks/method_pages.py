@@ -382,9 +382,20 @@ def strategies(result: dict[str, Any]) -> str:
             right = f"{row['accuracy']:.1%} ± {row['stderr']:.1%}"
             yield [f"`{name}`", cap, right, f"{row['tokens']:,.0f}", f"{row['new_tokens']:,.0f}"]
 
+    def by_cap(part: dict[str, Any]) -> Iterator[list[str]]:
+        capped = [row for row in part["rows"] if row["cap"] is not None]
+        for name in dict.fromkeys(row["strategy"] for row in capped):
+            cells = {r["cap"]: r for r in capped if r["strategy"] == name}
+            yield [
+                f"`{str(name).partition(',marks=')[0]}`",
+                *(f"{cells[c]['accuracy']:.1%} ({cells[c]['tokens']:,.0f})" for c in caps),
+            ]
+
     head = ["strategy", "cap", "right", "tokens", "new"]
     words, equations = result["gsm8k"], result["search"]
     pool, n = words["pool"], words["n_tasks"]
+    caps = sorted({row["cap"] for row in equations["rows"]} - {None})
+    cuts = [row for row in equations["rows"] if "tokens=" in row["strategy"].partition(":")[2][:7]]
     most = max(round(row["accuracy"] * n) for row in words["rows"])
     return (
         f"SmolLM2-135M on the first {n} problems of GSM8K's test set, after three examples in "
@@ -399,11 +410,17 @@ def strategies(result: dict[str, Any]) -> str:
         "never the most frequent, and this model cannot tell them by grading or revising. No "
         "aggregation mends that.\n\nThe control is a model of a million parameters that solves "
         f"nine of ten equations ({equations['n_tasks']} of them; its marks are fitted on others), "
-        "where votes have something to gain:\n\n"
-        + table(head, rows(equations))
-        + "\n\nA vote under a cap that holds one trace only is worse than `single` without a cap, "
-        "as the cap cuts a trace off. Cutting and forcing (`truncate`) gives accuracy away "
-        "steeply: this model was never taught to answer before it has found the value.\n\n"
+        "where votes have something to gain. Right, and tokens taken, by cap:\n\n"
+        + table(["strategy", *map(str, caps)], by_cap(equations))
+        + "\n\nA cap of 60 tokens cuts many traces off, and one of 120 holds one trace for sure: "
+        "all votes are then of one. What more tokens buy is votes, and at 240 those by length or "
+        "marks lead the plain one within the noise. Cutting and forcing (`truncate`) gives "
+        "accuracy away, as this model was never taught to answer before it has found the value: "
+        + ", ".join(
+            f"{row['accuracy']:.1%} after {row['strategy'].partition('=')[2].partition(',')[0]}"
+            for row in cuts
+        )
+        + " tokens.\n\n"
         "![Share solved over tokens, by strategy](images/strategies.png)"
     )
 
