@@ -404,7 +404,8 @@ def strategies(result: dict[str, Any]) -> str:
         + table(head, rows(words))
         + f"\n\nWhat can be seen is that every strategy keeps to its cap and what it spends "
         f"(judging and revising read everything again). What cannot be seen is which is better: "
-        f"the best row solves {most} of {n}. Of {pool['n_samples']} samples per problem "
+        f"the best row solves {most} of {n} (none at all would still allow "
+        f"{1 - 0.05 ** (1 / n):.0%} at 95 %). Of {pool['n_samples']} samples per problem "
         f"{pool['one_sample']:.1%} are right, {pool['any']:.0%} of the problems have a right one "
         f"among them, and the vote of all solves {pool['vote']:.1%}: right answers are there, but "
         "never the most frequent, and this model cannot tell them by grading or revising. No "

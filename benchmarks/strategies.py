@@ -146,8 +146,7 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
     votes = (*SEARCH_STRATEGIES, f"majority:n=64,votes=marked,marks={marks}")
     forced = "truncate:answer_tokens=2,cue=so"
     specs = ("single", *votes, forced)
-    pairs: list[tuple[str, int | None]] = [("single", None)]
-    pairs += [(spec, cap) for spec in specs for cap in SEARCH_CAPS]
+    pairs: list[tuple[str, int | None]] = [(spec, cap) for spec in specs for cap in SEARCH_CAPS]
     pairs += [(f"{forced},tokens={cut}", None) for cut in CUTS]
     rows = run(llm, tasks, cells_of(pairs), params, options.work / "search", "search")
     return {"n_tasks": len(tasks), "max_tokens": 110, "temperature": 1.0, "rows": as_json(rows)}
@@ -163,22 +162,24 @@ def picture(found: dict[str, Any], path: Path) -> None:
     for axes, name in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         rows = found[name]["rows"]
         for family in dict.fromkeys(_family(row) for row in rows):
-            own = sorted((r for r in rows if _family(r) == family), key=lambda r: r["tokens"])
+            own = [r for r in rows if _family(r) == family]  # by cap, or by cut
             axes.errorbar(
                 [r["tokens"] for r in own], [r["accuracy"] for r in own],
                 [r["stderr"] for r in own], fmt="o-", ms=4, capsize=2, label=family,
             )  # fmt: skip
         axes.set(xscale="log", xlabel="tokens per task, all calls and prompts", title=titles[name])
-        axes.set_ylim(0, 1 if name == "search" else None)
+        axes.set_ylim(0, 1 if name == "search" else 0.2)
         axes.set_ylabel("share solved")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right" if name == "search" else "best")
     figure.savefig(path, dpi=120)
 
 
 def _family(row: dict[str, Any]) -> str:
     name, _, rest = str(row["strategy"]).partition(":")
     kind = rest.partition("votes=")[2].partition(",")[0]
+    if name == "truncate" and row["cap"] is None:
+        kind = "by cut"
     return f"{name}, {kind}" if kind else name
 
 
