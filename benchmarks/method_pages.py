@@ -379,7 +379,7 @@ def strategies(result: dict[str, Any]) -> str:
         for row in part["rows"]:
             name = str(row["strategy"]).partition(",marks=")[0]
             cap = "" if row["cap"] is None else f"{row['cap']:,}"
-            right = f"{row['accuracy']:.1%} ± {row['stderr']:.1%}"
+            right = f"{row['accuracy'] * row['n_tasks']:.0f} of {row['n_tasks']}"
             yield [f"`{name}`", cap, right, f"{row['tokens']:,.0f}", f"{row['new_tokens']:,.0f}"]
 
     def by_cap(part: dict[str, Any]) -> Iterator[list[str]]:

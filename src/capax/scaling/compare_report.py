@@ -105,7 +105,8 @@ def compare_page(folder: Path, names: Sequence[str], rows: Sequence[Row], svg: b
             ],
             title="Strategies",
             note="Per task, all calls, prompts included. Bold: no other row is as right with fewer "
-            "tokens. Standard errors are over tasks; differences below two of them are noise.",
+            "tokens. Standard errors are over tasks; differences below two of them are noise, "
+            "and one of zero says only that all tasks ended alike.",
             best=best,
         )
     ]
