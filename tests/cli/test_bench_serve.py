@@ -13,6 +13,7 @@ from capax import LLM
 from capax.cli import bench_serve, main
 from capax.cli.main import cli
 from capax.errors import ConfigError, EndpointError
+from capax.measuring.records import list_records
 from tests.models import gguf_model
 from tests.serving.conftest import LiveServer, live
 
@@ -106,3 +107,20 @@ def test_the_first_of_several_keys_is_sent() -> None:
     assert bench_serve._first_key("one two") == "one"
     assert bench_serve._first_key(" ") is None
     assert bench_serve._first_key(None) is None
+
+
+def test_a_record_is_kept_if_asked_for(server: LiveServer, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        cli,
+        ["bench", "serve", "--base-url", server.base_url, *SMALL, "--record", str(tmp_path)],
+    )
+    assert done.exit_code == 0, done.output
+    (found,) = list_records(tmp_path).found
+    record = found.record
+    assert (record.kind, record.model.name, record.seed) == ("bench serve", "tiny", 0)
+    assert record.settings["request_rate"] == "inf"
+    completed, wait = record.figure("completed"), record.figure("mean_ttft_ms")
+    assert completed is not None
+    assert wait is not None
+    assert (completed.value, completed.higher_is_better) == (6, True)
+    assert (wait.unit, wait.higher_is_better, wait.of_machine) == ("ms", False, True)

@@ -45,6 +45,9 @@ def test_every_measure_keeps_a_record(tmp_path: Path, texts: list[str]) -> None:
         ("measure", "density", str(table)),
         ("measure", "runtime", "profile", model(), "-o", samples, "-p", "1,4", "-n", "1,2,3",
          "-r", "2"),
+        ("measure", "kv", model(), "-f", texts[0], "--methods", "f16,int8", "-c", "64",
+         "--chunks", "1", "--depths", "0", "--needles", "0", "--no-controls"),
+        ("bench", model(), "-p", "8", "-n", "2", "-d", "0,4", "-r", "2"),
     ]  # fmt: skip
     for command in commands:
         done = capax(tmp_path, *command, "--record", str(folder))
@@ -52,7 +55,8 @@ def test_every_measure_keeps_a_record(tmp_path: Path, texts: list[str]) -> None:
         assert f"kept in {folder}" in done.stderr
     found = [f.record for f in list_records(folder).found]
     assert sorted(r.kind for r in found) == [
-        "capacity", "compress", "density", "perplexity", "runtime samples",
+        "bench", "capacity", "compress", "density", "kv", "kv", "kv", "perplexity",
+        "runtime samples",
     ]  # fmt: skip
     for one in found:
         assert one.figures
@@ -61,6 +65,15 @@ def test_every_measure_keeps_a_record(tmp_path: Path, texts: list[str]) -> None:
             assert len(one.model.digest) == 64
             assert one.method["weights"] == "F32"
         assert str(tmp_path) not in json.dumps([one.model.name, one.data and one.data.name])
+    kv = {r.method["kv"]: r.figure("kl") for r in found if r.kind == "kv"}
+    assert set(kv) == {"f32", "f16", "int8"}
+    assert kv["f32"] is not None
+    assert kv["int8"] is not None
+    assert abs(kv["f32"].value or 0) < 1e-9 < (kv["int8"].value or 0)
+    assert kv["int8"].interval is None  # of one chunk
+    speeds = next(r for r in found if r.kind == "bench").figures
+    assert [f.name for f in speeds] == ["pp8", "pp8 @ d4", "tg2", "tg2 @ d4"]
+    assert all(f.of_machine and f.n == 2 for f in speeds)
     compressed = next(r for r in found if r.kind == "compress").figure("bits_per_byte")
     assert compressed is not None
     assert compressed.peer is not None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from capax.cli.console import console
 from capax.cli.options import SizeType, chosen_kv, json_option, model_argument
+from capax.cli.recording import engine_facts, keep, optional_record_option, record_folder
 
 if TYPE_CHECKING:
     from capax import LLM
@@ -116,6 +118,7 @@ class Result:
 @click.option(
     "--kv", metavar="METHOD", help="KV cache: f32, f16, bf16, int8, or a method. Default: f16."
 )
+@optional_record_option
 @json_option
 def command(
     model: str,
@@ -126,6 +129,7 @@ def command(
     repetitions: int,
     memory: int | None,
     kv: str | None,
+    record: str | None,
     as_json: bool,
 ) -> None:
     """Measure how fast MODEL reads a prompt (pp) and generates (tg), at some depths of context.
@@ -136,6 +140,7 @@ def command(
     from capax import LLM
     from capax.errors import ConfigError
 
+    folder = record_folder(record)
     tests = [
         (kind, n, depth)
         for kind, lengths in (("prefill", n_prompt), ("decode", n_gen))
@@ -162,6 +167,8 @@ def command(
         results.append(result)
         if not as_json:
             click.echo(table_row(llm, result))
+    if folder is not None:
+        _keep(folder, llm, memory, needed, repetitions, results)
     if as_json:
         document = {
             "model": llm.plan.model,
@@ -171,6 +178,25 @@ def command(
         click.echo(json.dumps(document, indent=2))
     else:
         console().note("tokenising and sampling are not part of these times")
+
+
+def _keep(
+    folder: Path, llm: LLM, memory: int | None, ctx_size: int, repetitions: int,
+    results: Sequence[Result],
+) -> None:  # fmt: skip
+    from capax.measuring.figures import speed_figures
+    from capax.measuring.records import Record, now
+
+    keep(
+        folder,
+        Record(
+            kind="bench",
+            time=now(),
+            settings={"repetitions": repetitions},
+            figures=speed_figures({result.name: result.speeds for result in results}),
+            **engine_facts(llm, memory, ctx_size),
+        ),
+    )
 
 
 def measure(

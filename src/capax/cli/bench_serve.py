@@ -13,6 +13,7 @@ import click
 
 from capax.cli.console import console
 from capax.cli.options import json_option
+from capax.cli.recording import host_facts, keep, optional_record_option, plain, record_folder
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class PercentilesType(click.ParamType):  # type: ignore[type-arg]  # generic onl
 )  # fmt: skip
 @click.option("--result-filename", metavar="NAME", help="What to call it.")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Further fields of it.")
+@optional_record_option
 @json_option
 def command(
     base_url: str,
@@ -194,6 +196,7 @@ def command(
     result_dir: Path,
     result_filename: str | None,
     metadata: tuple[str, ...],
+    record: str | None,
     as_json: bool,
     **settings: Any,
 ) -> int:
@@ -207,6 +210,7 @@ def command(
 
     from capax.measuring.load.summary import details_of, result_of, summary_lines
 
+    folder = record_folder(record)
     goals = dict(_goal(text) for text in goodput)
     extra = dict(_pair(text) for text in metadata)
     load, target = asyncio.run(
@@ -232,6 +236,8 @@ def command(
         "dataset_name": settings["dataset_name"],
         **result,
     }
+    if folder is not None:
+        _keep(folder, target, request_rate, max_concurrency, settings, result)
     if save_detailed:
         document |= details_of(load.outcomes)
     if as_json:
@@ -251,6 +257,31 @@ def command(
         _write(path, document)
         console().note(f"written to {path}")
     return 0 if result["completed"] else 1
+
+
+def _keep(
+    folder: Path, target: Target, request_rate: float, max_concurrency: int | None,
+    settings: dict[str, Any], result: dict[str, Any],
+) -> None:  # fmt: skip
+    from capax.measuring.figures import load_figures
+    from capax.measuring.records import Model, Record, now, versions
+
+    rate = "inf" if math.isinf(request_rate) else request_rate
+    chosen = {k: v for k, v in settings.items() if k != "seed"}
+    chosen |= {"backend": target.backend, "request_rate": rate, "max_concurrency": max_concurrency}
+    keep(
+        folder,
+        Record(
+            kind="bench serve",
+            time=now(),
+            model=Model(name=target.model),
+            settings=plain(chosen),
+            seed=settings["seed"],
+            machine=host_facts(),
+            versions=versions(),
+            figures=load_figures(result),
+        ),
+    )
 
 
 async def _measure(

@@ -8,6 +8,7 @@ import click
 
 from capax.cli.console import console
 from capax.cli.options import json_option, machine_options, model_argument
+from capax.cli.recording import data_of, engine_facts, keep, record_folder, record_option
 
 
 @click.command("knowledge")
@@ -19,6 +20,7 @@ from capax.cli.options import json_option, machine_options, model_argument
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Their seed.")
 @click.option("--tagged", is_flag=True, help="Their documents stood behind a tag.")
 @machine_options
+@record_option
 @json_option
 def command(
     model: str,
@@ -27,6 +29,7 @@ def command(
     tagged: bool,
     threads: int | None,
     memory: int | None,
+    record: str | None,
     as_json: bool,
 ) -> None:
     """Measure how many bits of knowledge MODEL holds, and for how many parameters and bytes.
@@ -35,10 +38,13 @@ def command(
     known; the figure is a lower bound from its losses on names and values (arXiv 2404.05405).
     """
     from capax import LLM
+    from capax.measuring.figures import knowledge_figures
     from capax.measuring.knowledge.biographies import Biographies
     from capax.measuring.knowledge.bits import EMPIRICAL_LIMIT
     from capax.measuring.knowledge.measure import measure
+    from capax.measuring.records import Record, now
 
+    folder = record_folder(record)
     shows = console().shows_progress()
 
     def progress(done: int, total: int) -> None:
@@ -48,6 +54,21 @@ def command(
 
     with LLM(model, threads=threads, memory=memory) as llm:
         bits = measure(llm, Biographies(people, seed), tagged=tagged, progress=progress)
+        facts = engine_facts(llm, memory, None)
+    if folder is not None:
+        made = f"biographies {people} {seed}"  # they follow from these two
+        keep(
+            folder,
+            Record(
+                kind="knowledge",
+                time=now(),
+                data=data_of("biographies", made.encode(), people),
+                settings={"people": people, "tagged": tagged},
+                seed=seed,
+                figures=knowledge_figures(bits),
+                **facts,
+            ),
+        )
     if bits.per_parameter > EMPIRICAL_LIMIT:
         console().note(
             f"note: {bits.per_parameter:.2f} bits per parameter are more than anybody has seen "

@@ -13,6 +13,14 @@ from capax.cli.bench import NumbersType, machine_json
 from capax.cli.console import console
 from capax.cli.options import json_option, machine_options, model_argument
 from capax.cli.perplexity import read_text
+from capax.cli.recording import (
+    data_of,
+    engine_facts,
+    keep,
+    plain,
+    record_folder,
+    record_option,
+)
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,6 +100,7 @@ def split_methods(text: str) -> list[str]:
     help="Keep cells, summary and picture; a run that was stopped goes on where it was.",
 )  # fmt: skip
 @machine_options
+@record_option
 @json_option
 def command(
     model: str,
@@ -107,6 +116,7 @@ def command(
     out: Path | None,
     threads: int | None,
     memory: int | None,
+    record: str | None,
     as_json: bool,
 ) -> None:
     """Compare KV methods on MODEL: quality, bytes, decode speed, and what they still find.
@@ -122,6 +132,7 @@ def command(
     from capax.measuring import kv_report
     from capax.measuring.cells import Cells, opened
 
+    folder = record_folder(record)
     content = read_text(text)
     config = open_model(resolve(model)).config
     if config.encoder is not None:
@@ -139,6 +150,8 @@ def command(
         with opened(out / "cells.jsonl", kv_report.settings_of(llm, content, settings)) as cells:
             reports = kv_report.run(llm, content, chosen, settings, cells, _tell())
     document = to_json(llm, settings, reports)
+    if folder is not None:
+        keep_each(folder, llm, memory, text, content, settings, reports)
     if out is not None:
         _keep(out, document, reports, llm)
     if as_json:
@@ -152,6 +165,34 @@ def command(
                     f"{report.name}: {report.quality.kept_bytes_per_token:,.0f} B a token were "
                     f"taken, {report.quality.prediction_error:.1%} from what was planned"
                 )
+
+
+def keep_each(
+    folder: Path, llm: LLM, memory: int | None, name: str, content: str, settings: Settings,
+    reports: Sequence[MethodReport],
+) -> None:  # fmt: skip
+    """Keep a record of each method: they differ in it alone."""
+    from dataclasses import asdict
+
+    from capax.measuring.figures import kv_figures
+    from capax.measuring.records import Record, now
+
+    facts = engine_facts(llm, memory, settings.context_needed)
+    chosen = plain(asdict(settings))
+    seed = chosen.pop("seed")
+    for report in reports:
+        keep(
+            folder,
+            Record(
+                kind="kv",
+                time=now(),
+                data=data_of(name, content.encode()),
+                settings=chosen,
+                seed=seed if isinstance(seed, int) else None,
+                figures=kv_figures(report),
+                **{**facts, "method": facts["method"] | {"kv": report.name}},
+            ),
+        )
 
 
 def _tell() -> Any:

@@ -27,6 +27,13 @@ def record_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def optional_record_option(function: F) -> F:
+    """Add --record for commands that keep none unless asked to."""
+    return click.option(
+        "--record", metavar="DIR", default="none", help="Folder to keep a record in. Default: none."
+    )(function)
+
+
 def record_folder(record: str | None) -> Path | None:
     """Return the folder for a record, ready to be written, or None if none is wanted."""
     from capax.measuring.records import NO_FOLDER, default_folder, prepare_folder

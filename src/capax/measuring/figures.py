@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from capax.measuring.compression import Compressed
     from capax.measuring.idealized_runtime import Fit, Sample
     from capax.measuring.information_capacity import CapacityReport
+    from capax.measuring.knowledge.bits import Bits
+    from capax.measuring.kv_report import MethodReport
     from capax.measuring.perplexity import Tally
     from capax.measuring.procbench.report import Report
 
@@ -162,3 +164,68 @@ def _interval(bounds: Sequence[float] | None) -> tuple[float, float] | None:
         return None
     low, high = bounds
     return low, high
+
+
+def kv_figures(report: MethodReport) -> tuple[Figure, ...]:
+    """Return what a KV method costs in quality and bytes, and how fast it decodes."""
+    q = report.quality
+    found = [
+        Figure(name="kl", value=q.kl, unit="nat/token", n=q.n_tokens, higher_is_better=False,
+               interval=q.kl_interval if q.n_chunks > 1 else None),
+        Figure(name="perplexity", value=q.perplexity, n=q.n_tokens, higher_is_better=False),
+        Figure(name="perplexity_ratio", value=q.perplexity_ratio, n=q.n_tokens,
+               higher_is_better=False, note="to the float32 cache"),
+        Figure(name="top1", value=q.top1, unit="share", n=q.n_tokens, higher_is_better=True),
+        Figure(name="bytes_per_token", value=q.total_bytes_per_token, unit="byte/token",
+               higher_is_better=False),
+        Figure(name="kept_bytes_per_token", value=q.kept_bytes_per_token, unit="byte/token",
+               higher_is_better=False, note="measured, without working memory"),
+    ]  # fmt: skip
+    for name, right in (("pass_key", report.passkey), ("multi_needle", report.multi_needle)):
+        if right is not None:
+            found.append(
+                Figure(name=name, value=right.n_right / right.n_questions, unit="share",
+                       n=right.n_questions, higher_is_better=True)
+            )  # fmt: skip
+    for depth, speed in report.speeds.items():
+        found.append(
+            Figure(name=f"tg @ d{depth}", value=speed.median, unit="token/s", n=speed.n_bursts,
+                   higher_is_better=True, of_machine=True)
+        )  # fmt: skip
+    return tuple(found)
+
+
+def knowledge_figures(bits: Bits) -> tuple[Figure, ...]:
+    """Return the bits of facts that a model holds."""
+    n = bits.n_people
+    return (
+        Figure(name="bits_per_parameter", value=bits.per_parameter, unit="bit/parameter", n=n,
+               higher_is_better=True),
+        Figure(name="bits_per_memory_bit", value=bits.per_memory_bit, n=n, higher_is_better=True),
+        Figure(name="bits", value=bits.total, unit="bit", n=n, higher_is_better=True),
+        Figure(name="share_known", value=bits.share_known, unit="share", n=n,
+               higher_is_better=True),
+        Figure(name="recall", value=bits.recall, unit="share", n=n, higher_is_better=True),
+    )  # fmt: skip
+
+
+def speed_figures(speeds: Mapping[str, Sequence[float]]) -> tuple[Figure, ...]:
+    """Return median tokens per second of each test (pp512, tg128 @ d4096)."""
+    return tuple(
+        Figure(name=name, value=statistics.median(values), unit="token/s", n=len(values),
+               interval=(min(values), max(values)), higher_is_better=True, of_machine=True,
+               note="interval: slowest to fastest")
+        for name, values in speeds.items()
+    )  # fmt: skip
+
+
+def load_figures(result: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """Return what the clients of a server saw: every number of the result."""
+    lower = ("failed", "_ms", "duration", "errors")
+    return tuple(
+        Figure(name=name, value=float(value), unit="ms" if name.endswith("_ms") else "",
+               n=result.get("completed"), of_machine=True,
+               higher_is_better=not any(part in name for part in lower))
+        for name, value in result.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )  # fmt: skip
