@@ -16,7 +16,7 @@ from capax.measuring.procbench import TASKS, Problem, generate, solve
 from capax.measuring.procbench.evaluate import Settings, evaluate, reference
 from capax.measuring.procbench.parsing import parse
 from capax.measuring.procbench.public import load_public
-from capax.measuring.procbench.record import Record, load
+from capax.measuring.procbench.record import Record, load, load_answers
 from capax.measuring.procbench.report import markdown, summarize
 from capax.measuring.procbench.scoring import Prediction, score
 from tests.measuring.procbench.surface import STYLES
@@ -136,6 +136,23 @@ def test_two_runs_are_identical_and_a_resumed_one_too(tmp_path: Path) -> None:
     assert run(rest, broken) == records
     assert rest.n_asked == len(PROBLEMS) - n_kept
     assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_a_file_without_a_header_is_resumed_to_the_same_lines(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(Client(reference), whole)
+    lines = whole.read_bytes().splitlines(keepends=True)[1:]
+    broken.write_bytes(b"".join(lines[:7]) + lines[7][:30])
+    client = Client(reference)
+    settings = Settings("free", 100_000)
+    asyncio.run(
+        evaluate(client, PROBLEMS, settings, broken, has_header=False, count_tokens=len)
+    )  # fmt: skip
+    assert client.n_asked == len(PROBLEMS) - 7
+    assert broken.read_bytes() == b"".join(lines)
+    broken.write_bytes(b"my novel\n")
+    with pytest.raises(ConfigError, match="damaged"):
+        load_answers(broken)
 
 
 def test_a_file_of_another_run_is_refused_and_left_alone(tmp_path: Path) -> None:

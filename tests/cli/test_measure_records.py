@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from capax.measuring.records import list_records, write_record
 from tests.cli.test_main import capax, environment
@@ -265,3 +266,45 @@ def test_procbench_continues_and_keeps_a_record(tmp_path: Path) -> None:
     assert other.returncode == 1
     bad = capax(tmp_path, *command, "--steps", "two")
     assert bad.returncode == 2
+
+
+def in_process(*words: str) -> Result:
+    from capax.cli.measure import command as measure
+
+    return CliRunner().invoke(measure, words)
+
+
+@pytest.mark.slow  # two models
+def test_a_procbench_run_directory_is_continued_compared_and_exported(tmp_path: Path) -> None:
+    long = str(gguf_model("llama", max_position_embeddings=4096))
+    one, two, other = (str(tmp_path / name) for name in ("one", "two", "other"))
+    command = ("procbench", long, "--tasks", "Rotate,Cumulate", "--steps", "2-3", "--per-cell", "1",
+               "--max-tokens", "8", "--record", "none", "-t", "1")  # fmt: skip
+    first = in_process(*command, "-o", one)
+    assert first.exit_code == 0, first.output
+    names = {path.name for path in Path(one).iterdir()}
+    assert {"manifest.json", "samples.jsonl", "log.jsonl", "record.json", "results.json",
+            "report.md", "report.html", "plots"} <= names  # fmt: skip
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert manifest["status"] == "success"
+    lines = (tmp_path / "one" / "samples.jsonl").read_bytes()
+    (tmp_path / "two").mkdir()
+    manifest["status"] = "started"
+    (tmp_path / "two" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "two" / "samples.jsonl").write_bytes(lines[: len(lines) // 2])  # it was killed
+    unfinished = in_process("compare", one, two)
+    assert "is not finished" in str(unfinished.exception)
+    again = in_process(*command, "-o", two)
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "two" / "samples.jsonl").read_bytes() == lines
+    assert in_process("compare", one, two).exit_code == 0
+    assert in_process(*command, "-o", other, "--seed", "13").exit_code == 0
+    refused = in_process("compare", one, other)
+    assert "not comparable" in str(refused.exception)
+    assert "seed" in str(refused.exception)
+    exported = in_process("export", one, "--lm-eval-out", str(tmp_path / "out"))
+    samples = next(Path(line) for line in exported.output.split() if line.endswith(".jsonl"))
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert len(rows) == 4
+    assert all({"doc_id", "resps", "pa", "sm", "fm"} <= row.keys() for row in rows)
+    assert "was begun with mode" in str(in_process(*command, "-o", one, "--mode", "json").exception)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from capax.cli.asked import identity, run_facts
 from capax.cli.compress import progress
+from capax.cli.console import console
 from capax.cli.options import json_option, machine_options, model_argument
 from capax.cli.recording import (
     data_of,
@@ -21,11 +25,17 @@ from capax.cli.recording import (
     record_option,
 )
 from capax.errors import ConfigError
+from capax.files.run_folder import new_run_path
 
 if TYPE_CHECKING:
+    from capax.measuring.measured_run import MeasuredRun
     from capax.measuring.procbench.evaluate import Settings
     from capax.measuring.procbench.problem import Problem
     from capax.measuring.procbench.record import Record
+    from capax.measuring.procbench.report import Report
+    from capax.measuring.records import Record as Measurement
+
+    Evaluate = Callable[..., Coroutine[Any, Any, list[Record]]]  # (endpoint, count_tokens=...)
 
 CONTEXT_BEYOND_ANSWER = 3072  # tokens: our longest prompts have some 1,200
 
@@ -52,8 +62,9 @@ class StepsType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
 @click.command("procbench")
 @model_argument
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Answers as JSON lines; a run that was stopped goes on where it was.",
+    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR|FILE.jsonl",
+    help="Run directory, or a file for the answers alone; one that exists is continued. Default: a "
+    "new directory in runs/.",
 )  # fmt: skip
 @click.option(
     "--base-url", metavar="URL", help="Ask MODEL at an OpenAI-compatible server, http://.../v1."
@@ -96,7 +107,7 @@ class StepsType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
 @json_option
 def command(
     model: str,
-    out: Path,
+    out: Path | None,
     base_url: str | None,
     api_key: str | None,
     tasks: str | None,
@@ -120,44 +131,99 @@ def command(
     PA is the share of leading states that are right, SM the share of answers right throughout, FM
     that of right final states. Greedy; problems are made new by seed, with exact truth.
     """
-    from capax.measuring.figures import procbench_figures
-    from capax.measuring.procbench.evaluate import Settings
-    from capax.measuring.procbench.report import markdown, summarize
-    from capax.measuring.records import Model, now, versions
-    from capax.measuring.records import Record as Measurement
+    from capax.measuring.measured_run import MeasuredRun
+    from capax.measuring.procbench.evaluate import Settings, evaluate, run_settings
+    from capax.measuring.procbench.report import facts as facts_of
+    from capax.measuring.procbench.report import markdown, summarize, tables
 
     folder = record_folder(record)
     chosen = _problems(tasks, steps, per_cell, seed, problems, templates)
     settings = Settings(mode, max_tokens, ask)
-    if base_url is not None:
-        facts: dict[str, Any] = {
-            "model": Model(name=model),
-            "machine": host_facts(),
-            "versions": versions(),
-        }
-        records = asyncio.run(
-            _ask_server(base_url, api_key, model, chosen, settings, out, concurrency)
+    answer = partial(evaluate, problems=chosen, settings=settings, concurrency=concurrency)
+
+    def measure(answer: Evaluate) -> tuple[Report, Measurement]:
+        if base_url is not None:
+            asked = _ask_server(base_url, api_key, model, answer, concurrency)
+        else:
+            asked = _ask_engine(model, answer, settings, threads, memory)
+        records, facts = asyncio.run(asked)
+        report = summarize(records, max_tokens)
+        return report, _measurement(
+            report, chosen, settings, seed if problems is None else None, facts
+        )
+
+    if out is not None and (out.is_file() or out.suffix == ".jsonl"):
+        report, made = measure(
+            partial(answer, path=out, on_record=progress("answered", "problems"))
         )
     else:
-        records, facts = asyncio.run(
-            _ask_engine(model, chosen, settings, out, concurrency, threads, memory)
-        )
-    report = summarize(records, max_tokens)
-    asked = json.dumps([[p.task.name, p.digest] for p in chosen]).encode()
-    if folder is not None:
-        keep(
-            folder,
-            Measurement(
-                kind="procbench",
-                time=now(),
-                data=data_of("procbench", asked, len(chosen)),
-                settings={"mode": mode, "ask": ask, "max_tokens": max_tokens, "temperature": 0.0},
-                seed=seed if problems is None else None,
-                figures=procbench_figures(report),
-                **facts,
-            ),
-        )
+        asked_for = {"model": identity(model, base_url), **run_settings(chosen, settings)}
+        path = out or new_run_path(Path("runs"), "procbench", asked_for)
+        about = {
+            **run_facts(), "machine": host_facts(), "n_problems": len(chosen),
+            "seed": seed if problems is None else None,
+        }  # fmt: skip
+        with MeasuredRun(path, "procbench", asked_for, about) as run:
+            report, made = measure(
+                partial(answer, path=run.samples, has_header=False, on_record=_logged(run))
+            )
+            run.finish(
+                made, f"{'. '.join(facts_of(report))}.", tables(report),
+                draw=_drawing(report), alt="shares of right states by number of steps",
+            )  # fmt: skip
+        console().note(f"{path / 'report.html'}")
+    keep(folder, made)
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else markdown(report))
+
+
+def _measurement(
+    report: Report,
+    problems: list[Problem],
+    settings: Settings,
+    seed: int | None,
+    facts: dict[str, Any],
+) -> Measurement:
+    from capax.measuring.figures import procbench_figures
+    from capax.measuring.records import Record as Measurement
+    from capax.measuring.records import now
+
+    asked = json.dumps([[p.task.name, p.digest] for p in problems]).encode()
+    return Measurement(
+        kind="procbench",
+        time=now(),
+        data=data_of("procbench", asked, len(problems)),
+        settings={
+            "mode": settings.mode, "ask": settings.ask, "max_tokens": settings.max_new_tokens,
+            "temperature": 0.0,
+        },
+        seed=seed,
+        figures=procbench_figures(report),
+        **facts,
+    )  # fmt: skip
+
+
+def _logged(run: MeasuredRun) -> Callable[[int, int], None]:
+    """Return what writes how many are done to a run's log, and to a terminal."""
+    show = progress("answered", "problems")
+
+    def log(done: int, total: int) -> None:
+        run.log("answered", done=done, of=total)
+        if show:
+            show(done, total)
+
+    return log
+
+
+def _drawing(report: Report) -> Callable[[Path], None] | None:
+    """Return what draws the curve, None without matplotlib."""
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        console().note("no picture in the report; it needs: pip install 'capax[plots]'")
+        return None
+    from capax.measuring.procbench.picture import draw
+
+    return partial(draw, report)
 
 
 def _problems(
@@ -193,17 +259,10 @@ def _problems(
 
 
 async def _ask_engine(
-    model: str,
-    problems: list[Problem],
-    settings: Settings,
-    out: Path,
-    concurrency: int,
-    threads: int | None,
-    memory: int | None,
+    model: str, answer: Evaluate, settings: Settings, threads: int | None, memory: int | None
 ) -> tuple[list[Record], dict[str, Any]]:
     from capax import LLM
     from capax.endpoints.local import LocalEndpoint
-    from capax.measuring.procbench.evaluate import evaluate
 
     ctx_size = (
         None if settings.ask == "question" else settings.max_new_tokens + CONTEXT_BEYOND_ANSWER
@@ -214,34 +273,19 @@ async def _ask_engine(
         return len(llm.tokenizer.encode(text))
 
     async with LocalEndpoint(llm) as endpoint:
-        records = await evaluate(
-            endpoint, problems, settings, out,
-            concurrency=concurrency, count_tokens=count, on_record=progress("answered", "problems"),
-        )  # fmt: skip
+        records = await answer(endpoint, count_tokens=count)
     return records, engine_facts(llm, memory, ctx_size)
 
 
 async def _ask_server(
-    base_url: str,
-    api_key: str | None,
-    model: str,
-    problems: list[Problem],
-    settings: Settings,
-    out: Path,
-    concurrency: int,
-) -> list[Record]:
+    base_url: str, api_key: str | None, model: str, answer: Evaluate, concurrency: int
+) -> tuple[list[Record], dict[str, Any]]:
     from capax.endpoints.http import HTTPEndpoint, HTTPSettings
-    from capax.measuring.procbench.evaluate import evaluate
+    from capax.measuring.records import Model, versions
 
-    async with HTTPEndpoint(
-        base_url, model, api_key=api_key,
-        settings=HTTPSettings(max_concurrency=concurrency),
-    ) as endpoint:  # fmt: skip
-        return await evaluate(
-            endpoint,
-            problems,
-            settings,
-            out,
-            concurrency=concurrency,
-            on_record=progress("answered", "problems"),
-        )
+    limits = HTTPSettings(max_concurrency=concurrency)
+    async with HTTPEndpoint(base_url, model, api_key=api_key, settings=limits) as endpoint:
+        records = await answer(endpoint)
+    return records, {
+        "model": Model(name=model), "machine": host_facts(), "versions": versions(),
+    }  # fmt: skip

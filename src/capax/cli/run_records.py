@@ -21,17 +21,21 @@ def is_run(path: Path) -> bool:
 
 
 def record_of_run(path: Path) -> Record:
-    """Return a run of 'capax scale sample' as a record.
+    """Return a run of 'capax scale sample' or 'capax measure' as a record.
 
-    Raises FileFormatError if it is no run, ConfigError if nothing of it is checked yet.
+    Raises FileFormatError if it is no run, ConfigError if nothing of it is checked yet, or it is a
+    measurement that is not finished.
     """
     from capax.files.run_folder import read_manifest
+    from capax.measuring.measured_run import measured_record
     from capax.measuring.records import Data, Figure, Model, Record
     from capax.scaling.coverage import curve
     from capax.scaling.sampling import load
     from capax.scaling.selection import accuracy_of, majority
 
     manifest = read_manifest(path)
+    if "kind" in manifest:
+        return measured_record(path)
     settings = dict(manifest["settings"])
     outcome = load(path)
     ks = tuple(sorted({1, outcome.counts.n_min}))
@@ -88,9 +92,13 @@ def samples_of_run(path: Path) -> list[dict[str, Any]]:
     Keys: doc_id, doc, target, arguments, resps, filtered_resps, filter, metrics, exact_match.
     """
     from capax.files.run_folder import read_manifest
+    from capax.measuring.procbench.record import lm_eval_rows, load_answers
     from capax.scaling.run_directory import Sample, Verdict, read_rows
 
-    problems = read_manifest(path).get("problems", {})
+    manifest = read_manifest(path)
+    if manifest.get("kind") == "procbench":
+        return lm_eval_rows(load_answers(path / "samples.jsonl"))
+    problems = manifest.get("problems", {})
     texts: dict[str, list[Sample]] = {name: [] for name in problems}
     for sample in read_rows(path, Sample):
         if sample.problem_id in texts:

@@ -31,7 +31,7 @@ table { border-collapse: collapse; width: 100% }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; font-variant-numeric: tabular-nums; unicode-bidi: isolate }
 th { background: var(--back); font-weight: 600 }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
+th:first-child, td:first-child { text-align: left; min-width: 4.5rem; overflow-wrap: anywhere }
 .best td { font-weight: 700 }
 pre { background: var(--back); padding: .7rem; overflow-x: auto; font-size: .85rem }
 </style>

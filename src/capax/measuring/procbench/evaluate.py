@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from capax.decoding.params import SamplingParams
 from capax.decoding.structured import StructuredOutputs
@@ -59,25 +59,21 @@ async def evaluate(
     settings: Settings,
     path: Path,
     *,
+    has_header: bool = True,
     concurrency: int = 8,
     count_tokens: CountTokens | None = None,
     on_record: Callable[[int, int], None] | None = None,
 ) -> list[Record]:
     """Return the record of every problem, asking only those that `path` does not have yet.
 
+    `has_header`: the file's first line says of what run it is; without it, somebody else must know.
     `on_record` is told how many are done, and of how many. Raises ConfigError if `path` is of
     another run, EndpointError and BudgetExceeded as the endpoint does; what was answered is kept.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency is {concurrency} but must be at least 1")
-    header = {
-        "model": endpoint.name,
-        "mode": settings.mode,
-        "max_new_tokens": settings.max_new_tokens,
-        "ask": settings.ask,
-        "problems": problems_digest(problems),
-    }
-    with opened(path, header) as (file, records):
+    header = {"model": endpoint.name, **run_settings(problems, settings)}
+    with opened(path, header if has_header else None) as (file, records):
         under_way: deque[asyncio.Task[Record]] = deque()
         waiting = deque(problems[len(records) :])
         try:
@@ -139,6 +135,16 @@ def reference(problem: Problem) -> str:
     """Return the true answer as compact JSON, the shortest form a reader needs."""
     answer = {"intermediate": problem.intermediate, "final": problem.final}
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+def run_settings(problems: Sequence[Problem], settings: Settings) -> dict[str, Any]:
+    """Return what decides a run's records, besides the model."""
+    return {
+        "mode": settings.mode,
+        "max_new_tokens": settings.max_new_tokens,
+        "ask": settings.ask,
+        "problems": problems_digest(problems),
+    }
 
 
 def problems_digest(problems: Sequence[Problem]) -> str:

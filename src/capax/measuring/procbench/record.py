@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from capax.errors import ConfigError
+from capax.errors import ConfigError, StoreError
 
 FORMAT = "capax-procbench-1"
 
@@ -68,17 +68,56 @@ def load(path: Path) -> tuple[dict[str, Any], list[Record]]:
     return _header_and_records(path, path.read_bytes())[:2]
 
 
+def load_answers(path: Path) -> list[Record]:
+    """Read the records of a run directory, whose file has no header.
+
+    Raises StoreError if there is none, ConfigError if it is damaged.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as e:
+        raise StoreError(f"{path} cannot be read: {e.strerror}") from None
+    return _records(path, raw)[0]
+
+
+def lm_eval_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return records as lm-evaluation-harness logs samples, one dict per problem."""
+    return [
+        {
+            "doc_id": number,
+            "doc": {"task": r.task, "example": r.example, "steps": r.steps, "digest": r.digest},
+            "target": "",
+            "arguments": {},
+            "resps": [[r.text]],
+            "filtered_resps": [{"intermediate": r.intermediate, "final": r.final}],
+            "filter": "none",
+            "metrics": ["pa", "sm", "fm", "pml"],
+            "pa": r.pa,
+            "sm": float(r.sm),
+            "fm": float(r.fm),
+            "pml": r.pml,
+        }
+        for number, r in enumerate(records)
+    ]
+
+
 @contextmanager
-def opened(path: Path, header: Mapping[str, Any]) -> Iterator[tuple[RecordFile, list[Record]]]:
+def opened(
+    path: Path, header: Mapping[str, Any] | None
+) -> Iterator[tuple[RecordFile, list[Record]]]:
     """Create a file of records, or continue one that has the same header.
 
-    Gives the file and the records that are there. Raises ConfigError if it is of another run.
+    `header`: None for a file of records alone, where something else says of what run it is. Gives
+    the file and the records that are there. Raises ConfigError if it is of another run.
     """
-    header = {"format": FORMAT, **header}
+    if header is not None:
+        header = {"format": FORMAT, **header}
     records: list[Record] = []
     n_bytes = 0
     raw = path.read_bytes() if path.exists() else b""
-    if b"\n" in raw:
+    if header is None:
+        records, n_bytes = _records(path, raw)
+    elif b"\n" in raw:
         found, records, n_bytes = _header_and_records(path, raw)
         different = sorted(k for k in {*header, *found} if header.get(k) != found.get(k))
         if different:
@@ -90,20 +129,28 @@ def opened(path: Path, header: Mapping[str, Any]) -> Iterator[tuple[RecordFile, 
         stream.truncate(n_bytes)
         stream.seek(n_bytes)
         file = RecordFile(stream)
-        if n_bytes == 0:
+        if header is not None and n_bytes == 0:
             file._write(header)
         yield file, records
 
 
 def _header_and_records(path: Path, raw: bytes) -> tuple[dict[str, Any], list[Record], int]:
     """Return header, whole records and the bytes they take."""
-    whole = raw[: raw.rfind(b"\n") + 1]
-    lines: Sequence[bytes] = whole.splitlines()
+    first = raw[: raw.find(b"\n") + 1]
     try:
-        header = msgspec.json.decode(lines[0], type=dict[str, Any]) if lines else {}
-        if header.get("format") != FORMAT:
-            raise ConfigError(f"{path} is no file of ProcBench answers; give another file")
-        records = [msgspec.json.decode(line, type=Record) for line in lines[1:]]
+        header = msgspec.json.decode(first, type=dict[str, Any]) if first else {}
     except (msgspec.MsgspecError, RecursionError) as e:
         raise ConfigError(f"{path} is damaged ({e}); give another file") from None
-    return header, records, len(whole)
+    if header.get("format") != FORMAT:
+        raise ConfigError(f"{path} is no file of ProcBench answers; give another file")
+    records, n_bytes = _records(path, raw[len(first) :])
+    return header, records, len(first) + n_bytes
+
+
+def _records(path: Path, raw: bytes) -> tuple[list[Record], int]:
+    """Return whole records and the bytes they take."""
+    whole = raw[: raw.rfind(b"\n") + 1]
+    try:
+        return [msgspec.json.decode(line, type=Record) for line in whole.splitlines()], len(whole)
+    except (msgspec.MsgspecError, RecursionError) as e:
+        raise ConfigError(f"{path} is damaged ({e}); give another file") from None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from capax.errors import ConfigError
+from capax.files.page import Table, markdown_table
 from capax.measuring.procbench.hazard import (
     Chain,
     ConstantHazard,
@@ -135,26 +136,36 @@ def wilson(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 def markdown(report: Report) -> str:
     """Write the report as Markdown tables, in per cent."""
-    parts = [
+    by_steps, by_task, chains = map(markdown_table, tables(report))
+    return "\n\n".join([by_steps, by_task, "\n".join(f"- {f}" for f in facts(report)), chains])
+
+
+def facts(report: Report) -> list[str]:
+    """Return what no table holds: tokens, the answers no limit could save, the hazard."""
+    found = [f"completion tokens: {report.completion_tokens:,}"]
+    if report.tokens_per_correct_step is not None:
+        found.append(f"tokens per correct step: {report.tokens_per_correct_step:.1f}")
+    if report.unavoidable is not None:
+        found.append(f"true answer longer than the limit: {100 * report.unavoidable:.1f} %")
+    if report.hazard is not None:
+        found.append(_hazard_line(report.hazard))
+    return found
+
+
+def tables(report: Report) -> tuple[Table, Table, Table]:
+    """Return the shares by steps and by task, and where chains break."""
+    chains = [
+        (f"{s.step}", f"{s.n_at_risk}", f"{s.hazard:.3f}", f"{s.survival:.3f}", f"{s.fraction:.3f}")
+        for s in report.survival
+    ]
+    return (
         _table("steps", [*report.by_steps, *report.by_class, report.overall]),
         _table("task", report.by_task),
-    ]
-    facts = [f"completion tokens: {report.completion_tokens:,}"]
-    if report.tokens_per_correct_step is not None:
-        facts.append(f"tokens per correct step: {report.tokens_per_correct_step:.1f}")
-    if report.unavoidable is not None:
-        facts.append(f"true answer longer than the limit: {100 * report.unavoidable:.1f} %")
-    if report.hazard is not None:
-        facts.append(_hazard_line(report.hazard))
-    survival = [
-        "| step | at risk | hazard | survival | PML >= step |",
-        "| ---: | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {s.step} | {s.n_at_risk} | {s.hazard:.3f} | {s.survival:.3f} | {s.fraction:.3f} |"
-            for s in report.survival
+        Table(
+            ("step", "at risk", "hazard", "survival", "PML >= step"), chains,
+            title="Where chains break",
         ),
-    ]
-    return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts), "\n".join(survival)])
+    )  # fmt: skip
 
 
 def _hazard_line(hazard: ConstantHazard) -> str:
@@ -163,20 +174,21 @@ def _hazard_line(hazard: ConstantHazard) -> str:
     return f"constant hazard: {hazard.hazard:.4f} per step (R2 {r2}); half of chains last: {half}"
 
 
-def _table(first: str, rows: Sequence[Row]) -> str:
-    lines = [
-        f"| {first} | n | PA % (95 %) | SM % (95 %) | FM % (95 %) "
-        "| PML = 0 | read | cut | overrun |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row.name} | {row.n} | {_share(row.pa, row.pa_interval)} "
-        f"| {_share(row.sm, row.sm_interval)} | {_share(row.fm, row.fm_interval)} "
-        f"| {100 * row.no_prefix:.1f} | {100 * row.read:.1f} | {100 * row.cut:.1f} "
-        f"| {100 * row.overrun:.1f} |"
+def _table(first: str, rows: Sequence[Row]) -> Table:
+    shares = [f"{name} % (95 %)" for name in ("PA", "SM", "FM")]
+    head = (first, "n", *shares, "PML = 0", "read", "cut", "overrun")
+    cells = [
+        (
+            row.name,
+            f"{row.n}",
+            _share(row.pa, row.pa_interval),
+            _share(row.sm, row.sm_interval),
+            _share(row.fm, row.fm_interval),
+            *(f"{100 * x:.1f}" for x in (row.no_prefix, row.read, row.cut, row.overrun)),
+        )
         for row in rows
     ]
-    return "\n".join(lines)
+    return Table(head, cells, title=f"By {first}")
 
 
 def _share(value: float, interval: tuple[float, float]) -> str:
