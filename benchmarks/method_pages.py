@@ -542,6 +542,39 @@ def procbench(result: dict[str, Any]) -> str:
     return f"{text}\n\n{' '.join(hazards)}\n\n![PA and SM over steps](images/procbench.png)"
 
 
+def trained_swarm(result: dict[str, Any]) -> str:
+    """Consensus beside votes, deaf judges, and injections."""
+
+    def rows() -> Iterator[list[str]]:
+        for name, share in result["ways"].items():
+            spread = f"{share['low']:.1%}–{share['high']:.1%}"
+            deaf = [
+                f"{result['deaf_judges'][k]['ways'][name]['accuracy']:.1%}" for k in ("1", "2", "3")
+            ]
+            yield [name, f"{share['accuracy']:.1%} ({spread})", f"{share['tokens']:,.0f}", *deaf]
+
+    head = ["", "right (95 %)", "tokens a question", "1 deaf judge", "2 deaf", "3 deaf"]
+    calls = [j["per_call"] for name, j in result["judges"].items() if name != "deaf"]
+    deaf = result["judges"]["deaf"]
+    pushed = result["injection"]
+    gains = result["gains"]
+    text = table(head, rows())
+    text += (
+        f"\n\n{result['n_questions']} questions, {result['repeats']} times each. Reputation over "
+        f"the vote on the same answers: {gains['vote'][0]:+.1%} ({gains['vote'][1]:+.1%} to "
+        f"{gains['vote'][2]:+.1%}); over a vote that spends the same tokens on further samples: "
+        f"{gains['vote, same tokens'][0]:+.1%}. A call prefers the better answer in "
+        f"{min(calls):.0%} to {max(calls):.0%} of gold pairs; the deaf judge decides nothing in "
+        f"{deaf['undecided']:.0%}.\n\nWrong answers won {pushed['kept: none']['share']:.1%} of "
+        f"{pushed['kept: none']['n']} comparisons with right ones as they are, "
+        f"{pushed['kept: arguing']['share']:.1%} with a text that argues for them and "
+        f"{pushed['kept: neutral']['share']:.1%} with a neutral one; where the judges are shown "
+        f"the whole text, {pushed['open: none']['share']:.1%}, "
+        f"{pushed['open: arguing']['share']:.1%} and {pushed['open: neutral']['share']:.1%}."
+    )
+    return text + "\n\n![Accuracy over tokens, and with deaf judges](images/trained_swarm.png)"
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
@@ -554,6 +587,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sweep": ("records.md", sweep),
     "sampling": ("repeated-sampling.md", sampling),
     "procbench": ("procbench.md", procbench),
+    "trained_swarm": ("swarm.md", trained_swarm),
     "contention": ("idealized-runtime.md", contention),
 }
 

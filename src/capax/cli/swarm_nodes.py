@@ -60,6 +60,10 @@ def read_nodes(path: Path) -> list[NodeLine]:
         raise ConfigError(f"{path} names {len(found)} nodes; 1 to {MAX_NODES} are possible")
     if len({node.id for node in found}) < len(found):
         raise ConfigError(f"{path} names a node twice; ids must differ")
+    for node in found:  # a file is looked for beside the list first
+        beside = path.parent / node.model
+        if node.base_url is None and beside.is_file():
+            node.model = str(beside)
     return found
 
 

@@ -28,7 +28,7 @@ QUESTIONS, GOLD = 150, 40  # of 202 held-out equations
     help="What they begin with: the model of 'capax train arithmetic --task search'.",
 )  # fmt: skip
 @click.option(
-    "--steps", type=click.IntRange(1), default=400, show_default=True, metavar="N",
+    "--steps", type=click.IntRange(1), default=300, show_default=True, metavar="N",
     help="Steps of 2,048 tokens, for each node.",
 )  # fmt: skip
 @click.option(

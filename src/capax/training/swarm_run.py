@@ -27,7 +27,7 @@ class SwarmRecipe(RecordRecipe):
 
     task: str = "node0"
     base: str = ""
-    steps: int = 400
+    steps: int = 300
     learning_rate: float = 1e-3
 
     def learnt(self) -> NodeTask:
@@ -39,7 +39,7 @@ def write_nodes(folder: Path) -> Path:
     form = {name: getattr(FORM, name) for name in FORM.__dataclass_fields__}
     lines = [
         {
-            "id": f"node{i}", "model": str(folder / f"node{i}.gguf"), "temperature": 0.7,
+            "id": f"node{i}", "model": f"node{i}.gguf", "temperature": 0.7,
             "max_tokens": 20, "form": form,
         }
         for i in range(N_ANSWERERS)

@@ -110,7 +110,7 @@ async def ask(
     `weights`: of judges by id (`reputation.weights`), all 1 if left out; a judge of weight 0 is not
     asked. `judge_mode`: a judge writes its reason and a letter, or the probabilities of the letters
     A and B count, two calls of one token each. `stop_at`: ask one judge after another, and none
-    more once the winner is as certain as this (`certainty`). `answers`: by node id, given already.
+    more once the winner is as certain as this (`certainty`). `answers`: by node id, read already.
     Raises ConfigError without nodes that answer, and what a call raised if none answered.
     """
     if len({node.id for node in nodes}) < len(nodes):
@@ -177,12 +177,12 @@ class _Round:
 
     async def _answer(self, answerers: Sequence[Node], given: Mapping[str, str]) -> None:
         async def one(node: Node) -> None:
-            if node.id in given:
-                reply: str | None = given[node.id]
-            else:
+            text = given.get(node.id, "")
+            if node.id not in given:
                 prompt = node.prompts.answer(self._question)
                 reply = await self._call(node, prompt, node.params, "answer")
-            if reply is not None and (text := node.prompts.read(reply)):
+                text = "" if reply is None else node.prompts.read(reply)
+            if text:
                 self._texts.setdefault(text, []).append(node.id)
 
         await asyncio.gather(*(one(node) for node in answerers))
