@@ -15,7 +15,9 @@ from capax.cli.options import json_option, machine_options
 from capax.cli.swarm_nodes import open_nodes, read_nodes
 
 if TYPE_CHECKING:
+    from capax.cli.swarm_nodes import NodeLine
     from capax.scaling.swarm.consensus import SwarmResult
+    from capax.scaling.swarm.registry import Registry
 
 
 @click.command("ask")
@@ -80,10 +82,7 @@ def command(
 
     got = asyncio.run(run())
     if known is not None:
-        verdicts = [[c.judge, c.first, c.second, c.verdict] for c in got.comparisons]
-        judges = {c.judge for c in got.comparisons}
-        kept = {"question": question, "answers": got.answers, "verdicts": verdicts}
-        known.add_round(dict.fromkeys(judges, (0, 0)), kept, got.tokens)
+        _keep(known, lines, question, got)
     if as_json:
         click.echo(json.dumps(asdict(got), indent=1).replace("NaN", "null"))
         return
@@ -93,3 +92,16 @@ def command(
         f"{len(got.answers)} answers, {len(got.comparisons)} comparisons{sure}; {got.calls} calls, "
         f"{got.tokens:,} tokens{'' if got.is_complete else '; cut short'}"
     )
+
+
+def _keep(known: Registry, lines: list[NodeLine], question: str, got: SwarmResult) -> None:
+    """Keep a round, what it can be replayed from, and who agreed with the others."""
+    from capax.scaling.swarm.agreement import agreement
+    from capax.scaling.swarm.consensus import attempts
+    from capax.scaling.swarm.rounds import stored
+
+    trusted = known.weights()
+    asked = {n.id: trusted[n.id] for n in lines if n.judges and trusted.get(n.id, 0.0) > 0}
+    kept = attempts(len(got.answers), got.bad, asked)
+    agreed = agreement(got.answers, kept, got.comparisons, asked)
+    known.add_round(dict.fromkeys(agreed, (0, 0)), stored(question, got, asked), got.tokens, agreed)

@@ -270,3 +270,14 @@ def test_letters_are_weighed_by_their_probabilities() -> None:
     assert len(got.comparisons) == 2
     assert all(c.share is not None and 0 < c.share < 1 for c in got.comparisons)
     assert got.calls == 2 + 4  # is each an attempt, and two letters in both orders
+
+
+def test_a_form_without_letters_is_not_judged_by_them() -> None:
+    form = Templates(
+        ask="{question}", judge="{question}{first}{second}", kept="", first_better="a",
+        second_better="b",
+    )  # fmt: skip
+    nodes = [*swarm("41", "42"), Node("own", Talker(lambda r, n: "a"), SHORT, prompts=form)]
+    with pytest.raises(ConfigError, match="'own' judges in a form of its own"):
+        run(nodes, judge_mode="letters")
+    assert not nodes[0].endpoint.ledger.totals.n_calls

@@ -120,6 +120,13 @@ async def ask(
         raise ConfigError("no node answers; a swarm needs at least one that does")
     if stop_at is not None and not 0.5 <= stop_at <= 1:
         raise ConfigError(f"stop_at is {stop_at} but must be 0.5 to 1")
+    if judge_mode == "letters":
+        for node in nodes:
+            if node.judges and not node.prompts.in_letters:
+                raise ConfigError(
+                    f"node {node.id!r:.60} judges in a form of its own, which has no letters; use "
+                    "judge mode 'reason'"
+                )
     asked = _Round(question, nodes, budget or Budget(), weights, seed, judge_mode, stop_at)
     return await asked.run(answerers, answers or {})
 
@@ -315,7 +322,7 @@ def strengths(
     theta = [float("nan")] * len(answers)
     for i in kept:
         theta[i] = 0.0
-    tables, scaled = _tables(kept, comparisons, weights)
+    tables, scaled = tables_of(kept, comparisons, weights)
     if not tables:
         return tuple(theta), None
     texts = [answers[i] for i in kept]
@@ -335,7 +342,7 @@ def certainty(
     each other: then Phi((theta_1 - theta_2) / sd) of a fit with a penalty of 1, which one judge
     cannot drive to certainty.
     """
-    tables, scaled = _tables(kept, comparisons, weights)
+    tables, scaled = tables_of(kept, comparisons, weights)
     if not tables or len(kept) < 2:
         return 0.0
     texts = [answers[i] for i in kept]
@@ -348,7 +355,7 @@ def certainty(
     return 0.5 * (1 + math.erf((ranking.theta[best] - ranking.theta[second]) / sd / math.sqrt(2)))
 
 
-def _tables(
+def tables_of(
     kept: Sequence[int], comparisons: Sequence[Comparison], weights: Mapping[str, float]
 ) -> tuple[list[np.ndarray], list[float]]:
     """Return each judge's table of wins among the kept answers, and its weight (mean 1)."""

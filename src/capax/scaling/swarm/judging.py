@@ -88,8 +88,12 @@ class Prompts(Protocol):
     """How a node is asked, and what its word means.
 
     `attempt` returns None where every answer counts as an attempt; `read` returns the answer in a
-    reply, empty if there is none.
+    reply, empty if there is none. `in_letters`: the verdict is a letter, so its probability says
+    something.
     """
+
+    @property
+    def in_letters(self) -> bool: ...
 
     def answer(self, question: str) -> str | Sequence[Message]: ...
 
@@ -104,6 +108,8 @@ class Prompts(Protocol):
 
 class Chat:
     """For models that follow instructions."""
+
+    in_letters = True
 
     def answer(self, question: str) -> Sequence[Message]:
         return [{"role": "user", "content": question}]
@@ -139,6 +145,10 @@ class Templates:
     first_better: str
     second_better: str
     read_answer: str = ""
+
+    @property
+    def in_letters(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         for text, names in ((self.ask, "question"), (self.judge, "question first second")):

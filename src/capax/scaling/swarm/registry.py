@@ -13,12 +13,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from capax.errors import CapacityError, ConfigError, FileFormatError, StoreError
 from capax.scaling.swarm.reputation import Record, weights
+from capax.scaling.swarm.stakes import Account, settle
 
 ADMISSIONS_PER_DAY = 3
 CHALLENGES, NEEDED = 20, 17
@@ -44,6 +45,8 @@ class Registry:
             raise StoreError(f"{path} is no registry that can be used: {e}") from None
         self._records: dict[str, Record] = {}
         self._attempts: dict[str, list[float]] = {}
+        self._accounts: dict[str, Account] = {}
+        self._agreement: dict[str, tuple[int, int]] = {}
         for entry in self._entries():
             self._apply(entry)
 
@@ -54,6 +57,14 @@ class Registry:
     def weights(self) -> dict[str, float]:
         """Return every judge's weight."""
         return weights(self._records)
+
+    def accounts(self) -> dict[str, Account]:
+        """Return what every judge of a round has at stake."""
+        return dict(self._accounts)
+
+    def agreement(self) -> dict[str, tuple[int, int]]:
+        """Return each judge's verdicts with and against the others, over all rounds."""
+        return dict(self._agreement)
 
     def check_admission(self, node: str) -> None:
         """Raise CapacityError if a node has used up its attempts of the last 24 hours."""
@@ -78,15 +89,17 @@ class Registry:
         return passed
 
     def add_round(
-        self, gold: Mapping[str, tuple[int, int]], verdicts: Any = None, tokens: int = 0
-    ) -> None:
+        self, gold: Mapping[str, tuple[int, int]], verdicts: Any = None, tokens: int = 0,
+        agreement: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:  # fmt: skip
         """Keep a round: (right, wrong) verdicts of each judge on gold, (0, 0) without.
 
-        `verdicts`: whatever JSON the round is to be replayed from.
+        `verdicts`: whatever JSON the round is to be replayed from. `agreement`: each judge's
+        verdicts with and against the others; it settles stakes and earns nothing.
         """
         self._append({
             "kind": "round", "gold": {n: list(v) for n, v in gold.items()}, "verdicts": verdicts,
-            "tokens": tokens,
+            "tokens": tokens, "agreement": {n: list(v) for n, v in (agreement or {}).items()},
         })  # fmt: skip
 
     def audit(self) -> int:
@@ -144,9 +157,19 @@ class Registry:
             before = self._records.get(node, Record())
             fields = asdict(before) | {"is_admitted": before.is_admitted or entry["passed"]}
             self._records[node] = Record(**fields)
+            if entry["passed"]:
+                self._accounts[node] = Account()
             return
         for node, (right, wrong) in entry["gold"].items():
             self._records[node] = self._records.get(node, Record()).after_round(right, wrong)
+        agreed = {n: (int(a), int(b)) for n, (a, b) in entry.get("agreement", {}).items()}
+        for node, (same, other) in agreed.items():
+            so_far = self._agreement.get(node, (0, 0))
+            self._agreement[node] = (so_far[0] + same, so_far[1] + other)
+        self._accounts = settle(self._accounts, agreed)
+        for node in agreed:
+            if node in self._records and not self._accounts.get(node, Account()).can_judge:
+                self._records[node] = replace(self._records[node], is_admitted=False)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=10)
