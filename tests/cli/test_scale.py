@@ -214,3 +214,26 @@ def test_strategies_are_compared_into_a_page(tmp_path: Path, tasks: Path) -> Non
     assert (out / "report.html").read_text() == text
     twice = capax(tmp_path, *arguments, "-s", "single")
     assert "a strategy is named twice" in twice.stderr
+
+
+def test_generated_tasks_from_samples_to_page(tmp_path: Path) -> None:
+    model, tasks, run = str(gguf_model("llama")), tmp_path / "t.jsonl", tmp_path / "run"
+    made = capax(tmp_path, "scale", "tasks", "generate", "tsp", "--levels", "4,5", "--per-level",
+                 "2", "-o", str(tasks))  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    drawn = capax(tmp_path, "scale", "sample", model, str(tasks), "-N", "2", "-n", "4",
+                  "--out", str(run))  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    page = tmp_path / "page.html"
+    shown = capax(tmp_path, "scale", "tasks", "report", str(run), str(tasks), "--html", str(page))
+    assert shown.returncode == 0, shown.stderr
+    assert "<td>all</td><td>4</td>" in page.read_text()
+    arguments = ("scale", "tasks", "sequential", model, str(tasks), "--rounds", "2", "-n", "4",
+                 "--parallel", str(run), "-o", str(tmp_path / "s.jsonl"), "--json")  # fmt: skip
+    first = capax(tmp_path, *arguments)
+    assert first.returncode == 0, first.stderr
+    rows = json.loads(first.stdout)
+    assert [row["calls"] for row in rows] == [1, 2]
+    assert rows[1]["answer_tokens"] == 8
+    assert rows[0]["parallel"] == rows[0]["sequential"] == 0
+    assert json.loads(capax(tmp_path, *arguments).stdout) == rows

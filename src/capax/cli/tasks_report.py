@@ -14,21 +14,32 @@ from capax.cli.options import json_option
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("tasks_file", metavar="TASKS", type=click.Path(path_type=Path))
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write a page with curves over difficulty too.",
+)  # fmt: skip
 @json_option
-def command(run: Path, tasks_file: Path, as_json: bool) -> None:
+def command(run: Path, tasks_file: Path, html: Path | None, as_json: bool) -> None:
     """Show worst, average, majority and best of the samples in RUN, by family and level.
 
     TASKS is the file the run was made with. "blind" is the best that as many uniform guesses
     get: what lies above it is what the model adds.
     """
+    from capax.files.registry import write_atomically
+    from capax.files.run_folder import read_manifest
     from capax.scaling.complex.stored import played_of_run
     from capax.scaling.complex.study import report
+    from capax.scaling.complex.study_report import study_page
     from capax.scaling.tasks import read_tasks
 
     reports = {
         family: report(played)
         for family, played in played_of_run(run, read_tasks(tasks_file)).items()
     }
+    if html is not None:
+        settings = json.dumps(read_manifest(run)["settings"], indent=1, ensure_ascii=False)
+        content = study_page(run.name, reports, settings)
+        write_atomically(html, content.encode(), 0o644)
     if as_json:
         click.echo(json.dumps(reports, indent=2))
         return

@@ -146,6 +146,34 @@ def gap(reasoning: Mapping[str, float], conventional_best: Mapping[str, float]) 
     return max(reasoning.values()) - min(conventional_best.values())
 
 
+def gap_band(
+    reasoning: Mapping[str, Sequence[Played]], conventional: Mapping[str, Sequence[Played]],
+    *, n: int = 5, resamples: int = 1000, seed: int = 0,
+) -> tuple[float, float, float]:  # fmt: skip
+    """Return the gap from answers to the same instances, with a 95 % interval over instances.
+
+    Raises ConfigError if a kind is missing, or models answered different instances.
+    """
+    kinds = (*reasoning.values(), *conventional.values())
+    keys = {tuple(p.instance.key for p in played) for played in kinds}
+    if len(keys) > 1:
+        raise ConfigError("a gap compares models on the same instances, in the same order")
+    averages = {name: best_of(played, 1) for name, played in reasoning.items()}
+    bests = {name: best_of(played, n) for name, played in conventional.items()}
+
+    def of(pick: np.ndarray) -> float:
+        return gap(
+            {name: float(x[pick].mean()) for name, x in averages.items()},
+            {name: float(x[pick].mean()) for name, x in bests.items()},
+        )
+
+    m = len(next(iter(keys), ()))
+    whole = of(np.arange(m))
+    picks = np.random.default_rng(seed).integers(0, m, (resamples, m))
+    low, high = np.quantile([of(pick) for pick in picks], (0.025, 0.975))
+    return whole, float(low), float(high)
+
+
 def _counts(played: Sequence[Played]) -> Counts:
     return Counts(
         np.array([len(p.answers) for p in played]),
