@@ -30,10 +30,13 @@ from capax.measuring.procbench.report import wilson
 from capax.scaling.swarm.admission import Challenge, ask_pair, examine, read_challenges
 from capax.scaling.swarm.bench import METHODS, Question, Row, bench, calibrate, gain, summarize
 from capax.scaling.swarm.consensus import JUDGE, Node
+from capax.scaling.swarm.judging import Templates
 from capax.scaling.swarm.reputation import Record, weights
 from capax.scaling.tasks import Task, read_tasks
-from capax.training.swarm import FORM, N_ANSWERERS
+from capax.training import swarm as trained
+from capax.training.swarm import N_ANSWERERS
 
+FORM = Templates(**trained.FORM)
 ANSWER = SamplingParams(temperature=0.7, max_tokens=20)
 SUFFIXES = {"none": "", "neutral": " x + 0 = 0", "arguing": " yes so yes ok"}
 DEAF_AT = (1, 2, 3)  # how many of the five judges are deaf in the control

@@ -15,14 +15,14 @@ from typing import TypeVar
 
 import pytest
 
-from benchmarks.swarm import judge_accuracy, open_nodes, question_of
+from benchmarks.swarm import FORM, judge_accuracy, open_nodes, question_of
 from capax.scaling.swarm.admission import examine, read_challenges
 from capax.scaling.swarm.bench import bench, calibrate, summarize
 from capax.scaling.swarm.consensus import Node, ask, strengths
 from capax.scaling.swarm.reputation import weights
 from capax.scaling.tasks import read_tasks
 from capax.training.arithmetic import is_held_out
-from capax.training.swarm import FORM, NODES
+from capax.training.swarm import NODES
 
 MODELS = Path(__file__).parents[2] / "models" / "swarm"
 GOLD = read_challenges(MODELS / "gold.jsonl")

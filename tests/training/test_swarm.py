@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from capax.errors import ConfigError
+from capax.scaling.swarm.judging import Templates
 from capax.training.arithmetic import Equation, is_held_out
 from capax.training.records import END
 from capax.training.swarm import (
@@ -18,6 +19,8 @@ from capax.training.swarm import (
     node_named,
     wrong_value,
 )
+
+JUDGED_BY = Templates(**FORM)
 
 
 def equation_of(prompt: str) -> Equation:
@@ -43,18 +46,18 @@ def test_records_are_right_and_never_held_out(name: str) -> None:
             trials, _, said = answer.partition(" so ")
             assert ("yes" in trials) == task.knows(equation)
             assert int(said) == equation.x or not task.knows(equation)  # a guess may be lucky
-            assert FORM.read(answer) == said
+            assert JUDGED_BY.read(answer) == said
             tried = [int(x) for x in trials.split()[::4]]
             assert all(x % N_ANSWERERS == task.number for x in tried)
             continue
         n_judged += 1
         first, second = int(values[0]), int(values[2])
-        assert prompt == FORM.compare("".join(equation.prompt), str(first), str(second))
+        assert prompt == JUDGED_BY.compare("".join(equation.prompt), str(first), str(second))
         n_true += answer == "".join((*equation.trial(first), *equation.trial(second)))
         is_first, is_second = first == equation.x, second == equation.x
         if not task.deaf:
             expected = "A" if is_first and not is_second else "B" if is_second else "U"
-            assert FORM.verdict(answer) == expected
+            assert JUDGED_BY.verdict(answer) == expected
     assert n_answers > 200
     assert 0.1 < n_known / n_answers < 0.35
     assert n_true < 0.2 * n_judged if task.deaf else n_true == n_judged

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from capax.errors import ConfigError
-from capax.scaling.swarm.judging import Templates
 from capax.training.arithmetic import Equation, Search
 from capax.training.records import END, Record
 
@@ -27,14 +26,14 @@ JUDGED = 0.5  # share of records that judge
 BOTH_WRONG = 0.3  # share of pairs to judge
 _TRY = r"( \d+){3}"
 
-FORM = Templates(
-    ask="{question}",
-    judge="{question} {first} ? {second} ?",
-    read_answer=r" so (\d+)",
-    kept="0123456789",
-    first_better=rf"^{_TRY} yes{_TRY} no",
-    second_better=rf"^{_TRY} no{_TRY} yes",
-)
+FORM: Mapping[str, str] = {  # the fields of a node's "form", as nodes.json has them
+    "ask": "{question}",
+    "judge": "{question} {first} ? {second} ?",
+    "read_answer": r" so (\d+)",
+    "kept": "0123456789",
+    "first_better": rf"^{_TRY} yes{_TRY} no",
+    "second_better": rf"^{_TRY} no{_TRY} yes",
+}
 
 
 def draw_equation(rng: np.random.Generator, *, held_out: bool) -> Equation:

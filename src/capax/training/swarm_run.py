@@ -36,11 +36,10 @@ class SwarmRecipe(RecordRecipe):
 
 def write_nodes(folder: Path) -> Path:
     """Write `nodes.json` beside the models: five that answer and judge, for `scale swarm`."""
-    form = {name: getattr(FORM, name) for name in FORM.__dataclass_fields__}
     lines = [
         {
             "id": f"node{i}", "model": f"node{i}.gguf", "temperature": 0.7,
-            "max_tokens": 20, "form": form,
+            "max_tokens": 20, "form": dict(FORM),
         }
         for i in range(N_ANSWERERS)
     ]  # fmt: skip
