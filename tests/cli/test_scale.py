@@ -146,6 +146,40 @@ def test_a_run_gets_its_reports(tmp_path: Path, run: Path) -> None:
     assert missing.returncode == 1
 
 
+def test_a_run_is_exported_as_lm_eval_writes(tmp_path: Path, run: Path) -> None:
+    out = tmp_path / "results"
+    arguments = ("scale", "report", str(run), "--no-plot", "--lm-eval-out", str(out))
+    assert capax(tmp_path, *arguments).returncode == 0
+    first = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert capax(tmp_path, *arguments).returncode == 0
+    assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == first
+    samples, results = sorted(first, key=lambda p: p.name.startswith("results"))
+    assert results.parent.name == "none"
+    document = json.loads(first[results])
+    assert document["model_name"] == "none"
+    rows = [json.loads(line) for line in first[samples].splitlines()]
+    assert [row["acc"] for row in rows] == [0, 1 / 8, 4 / 8, 1]
+    assert [len(row["resps"][0]) for row in rows] == [8] * 4
+    mean = document["results"]["numeric"]["acc,none"]
+    assert mean == pytest.approx(sum(row["acc"] for row in rows) / 4)
+
+
+@pytest.mark.slow  # imports the harness
+@pytest.mark.filterwarnings("ignore")
+def test_the_harness_reads_an_exported_run(tmp_path: Path, run: Path) -> None:
+    pytest.importorskip("lm_eval")
+    from lm_eval.utils import get_results_filenames, get_sample_results_filenames, make_table
+
+    out = tmp_path / "results"
+    capax(tmp_path, "scale", "report", str(run), "--no-plot", "--lm-eval-out", str(out))
+    names = [str(p) for p in out.rglob("*") if p.is_file()]
+    (results,) = get_results_filenames(names)
+    assert len(get_sample_results_filenames(names)) == 1
+    table = make_table(json.loads(Path(results).read_text()))
+    assert "pass@8" in table
+    assert "0.7500" in table
+
+
 @pytest.mark.slow
 def test_workers_draw_the_same_samples_and_go_on_after_a_kill(tmp_path: Path, tasks: Path) -> None:
     pytest.importorskip("ray")
@@ -237,3 +271,14 @@ def test_generated_tasks_from_samples_to_page(tmp_path: Path) -> None:
     assert rows[1]["answer_tokens"] == 8
     assert rows[0]["parallel"] == rows[0]["sequential"] == 0
     assert json.loads(capax(tmp_path, *arguments).stdout) == rows
+
+
+def test_a_plan_becomes_a_page(tmp_path: Path, run: Path) -> None:
+    page = tmp_path / "plan.html"
+    done = capax(tmp_path, "scale", "plan", str(run), "--html", str(page))
+    assert done.returncode == 0, done.stderr
+    content = page.read_text()
+    assert "<title>Plan from run</title>" in content
+    assert "<td>8</td><td>75.00%</td>" in content
+    assert "data:image/svg+xml" in content
+    assert "<script" not in content

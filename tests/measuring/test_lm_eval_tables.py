@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from capax.errors import ConfigError
-from capax.measuring.lm_eval_tables import export, results, sanitized
+from capax.files.lm_eval_names import sanitized
+from capax.measuring.lm_eval_tables import export, results
 from capax.measuring.records import Data, Model
 from tests.measuring.recorded import record
 

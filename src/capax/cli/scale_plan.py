@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--round-tokens", type=float, metavar="N", help="Tokens of a round of --compare.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the curve.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write the plan as a page.",
+)  # fmt: skip
 @json_option
 def command(
     pilot: Path,
@@ -60,6 +64,7 @@ def command(
     chains_file: Path | None,
     round_tokens: float | None,
     plot: Path | None,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Say how many units PILOT makes worth buying.
@@ -88,6 +93,8 @@ def command(
         report["compare"] = [row._asdict() for row in rows]
     if plot is not None:
         _draw(plot, data, made)
+    if html is not None:
+        _write_page(html, pilot, data, made, rows)
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
@@ -152,13 +159,43 @@ def _print(made: Plan, rows: list[Chosen]) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
+def _write_page(
+    path: Path, pilot: Path, data: Counts | Chains, made: Plan, rows: list[Chosen]
+) -> None:
+    import io
+
+    from capax.files.registry import write_atomically
+    from capax.scaling.saturation_report import plan_page
+
+    svg = None
+    try:
+        from matplotlib import rc_context
+    except ImportError:
+        pass
+    else:
+        file = io.BytesIO()
+        with rc_context({"svg.hashsalt": "capax"}):
+            _figure(data, made).savefig(file, format="svg", metadata={"Date": None})
+        svg = file.getvalue()
+    write_atomically(path, plan_page(pilot.name, data, made, rows, svg).encode(), 0o644)
+
+
 def _draw(path: Path, data: Counts | Chains, made: Plan) -> None:
     """Write a picture of measured and fitted curves. Raises ConfigError without matplotlib."""
     try:
-        from matplotlib.figure import Figure
+        figure = _figure(data, made)
     except ImportError:
         raise ConfigError("a picture needs: pip install 'capax[plots]'") from None
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
+
+
+def _figure(data: Counts | Chains, made: Plan) -> Any:
+    """Return the picture. Raises ImportError without matplotlib."""
     import numpy as np
+    from matplotlib.figure import Figure
 
     from capax.scaling.coverage import Counts, coverage
     from capax.scaling.saturation import MODELS, fit
@@ -182,7 +219,4 @@ def _draw(path: Path, data: Counts | Chains, made: Plan) -> None:
     axes.set_xlabel("samples" if isinstance(data, Counts) else "rounds")
     axes.set_ylabel("share of problems solved")
     axes.legend(fontsize=8)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
+    return figure

@@ -14,16 +14,25 @@ from capax.cli.options import json_option
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--no-plot", is_flag=True, help="Leave the picture out; it needs capax[plots].")
+@click.option(
+    "--lm-eval-out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Also write DIR/MODEL/results_TIME.json and samples_TASK_TIME.jsonl, as lm-eval does.",
+)  # fmt: skip
 @json_option
-def command(run: Path, no_plot: bool, as_json: bool) -> None:
+def command(run: Path, no_plot: bool, lm_eval_out: Path | None, as_json: bool) -> None:
     """Write results.json, report.md, report.html and plots/coverage.svg into RUN.
 
     results.json has the shape of lm-eval's. All are made from the run's own files, and can be
     made again.
     """
+    from capax.cli.console import console
+    from capax.scaling.lm_eval_results import export_run
     from capax.scaling.report import write_report
 
     results = write_report(run, None if no_plot else _draw)
+    if lm_eval_out is not None:
+        for path in export_run(run, results, lm_eval_out):
+            console().note(str(path))
     if as_json:
         click.echo(json.dumps(results, indent=2))
         return

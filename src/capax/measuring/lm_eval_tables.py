@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from capax.errors import ConfigError
+from capax.files.lm_eval_names import iso, sanitized
 from capax.files.registry import write_atomically
 from capax.measuring.records import Record
 
@@ -42,7 +43,7 @@ def export(
     for model, group in by_model.items():
         folder = out / sanitized(model)
         folder.mkdir(parents=True, exist_ok=True)
-        stamp = iso(max(record.time for record in group))
+        stamp = iso(_seconds(max(record.time for record in group)))
         path = folder / f"results_{stamp}.json"
         _write(path, json.dumps(results(group, model), indent=2) + "\n")
         written.append(path)
@@ -110,21 +111,10 @@ def model_label(record: Record) -> str:
     return ",".join([record.model.name or "model", *methods])
 
 
-def sanitized(name: str) -> str:
-    """Return a name that is one harmless part of a path, as the harness makes it."""
-    safe = re.sub(r"[^A-Za-z0-9._=-]", "_", name)[:120]
-    return safe if safe.strip(".") else "_" + safe.replace(".", "_")
-
-
 def task_name(record: Record) -> str:
     """Return the name of the task that a record is."""
     data = f"_{record.data.name}" if record.data else ""
     return re.sub(r"[^A-Za-z0-9]+", "_", f"{record.kind}{data}").strip("_")[:100] or "task"
-
-
-def iso(moment: str) -> str:
-    """Return the time of a file's name, colons replaced as the harness does."""
-    return time.strftime("%Y-%m-%dT%H-%M-%S.000000", time.gmtime(_seconds(moment)))
 
 
 def _seconds(moment: str) -> int:
