@@ -575,6 +575,25 @@ def trained_swarm(result: dict[str, Any]) -> str:
     return text + "\n\n![Accuracy over tokens, and with deaf judges](images/trained_swarm.png)"
 
 
+def swarm_liars(result: dict[str, Any]) -> str:
+    """Judges that lie, weighed in three ways."""
+    ways = ("equal weights", "newcomers", "reputation")
+    head = ["liars", *(f"right, {way}" for way in ways), *(f"their weight, {way}" for way in ways)]
+    rows = (
+        [
+            k,
+            *(f"{found[w]['right']:.1%}" for w in ways),
+            *(f"{found[w]['weight']:.1%}" for w in ways),
+        ]
+        for k, found in result["liars"].items()
+    )
+    text = (
+        f"\n\n{result['n_questions']} questions, {result['n_gold']} gold pairs; verdicts of the "
+        f"engine. A vote on the same answers is right in {result['vote']:.1%}."
+    )
+    return f"{table(head, rows)}{text}\n\n![Accuracy over liars](images/swarm_liars.png)"
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
@@ -588,6 +607,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sampling": ("repeated-sampling.md", sampling),
     "procbench": ("procbench.md", procbench),
     "trained_swarm": ("swarm.md", trained_swarm),
+    "swarm_liars": ("swarm.md", swarm_liars),
     "contention": ("idealized-runtime.md", contention),
 }
 
