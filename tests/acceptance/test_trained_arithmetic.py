@@ -115,9 +115,9 @@ def test_finishing_first_takes_the_tokens_that_lengths_foretell() -> None:
 
 
 def test_marks_learnt_from_some_equations_tell_right_from_wrong_in_others(tmp_path: Path) -> None:
-    tasks = read_tasks(MODELS / "equations.jsonl")[:60]
+    tasks = read_tasks(MODELS / "equations.jsonl", limit=40)
     with LLM(MODELS / "search.gguf", threads=1, n_sequences=16, parallel=64) as llm:
-        drawn(llm, tasks, 12, tmp_path / "run", 1.0)
+        drawn(llm, tasks, 8, tmp_path / "run", 1.0)
     dev, test = split(read_traces(tmp_path / "run"))
     calibration = fit(dev)
     area = area_within(calibration, test)

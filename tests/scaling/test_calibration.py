@@ -131,13 +131,13 @@ def pools_of(data: Traces) -> list[Pool]:
 
 
 def test_marked_votes_gain_where_marks_tell_and_only_there() -> None:
-    data = made(300, 2.0)
+    data = made(240, 2.0)
     pools = pools_of(data)
     dev, test = split(data)
     found = marked_votes(pools, test, fit(dev), 6)
     assert found.marked - found.vote > 4 * found.stderr > 0
     assert found.n_problems == len(set(test.problems))
-    nothing = made(300, 0.0)
+    nothing = made(240, 0.0)
     dev, test = split(nothing)
     same = marked_votes(pools_of(nothing), test, fit(dev), 6)
     assert abs(same.marked - same.vote) < 4 * same.stderr
@@ -152,3 +152,26 @@ def test_votes_with_equal_marks_are_the_plain_vote() -> None:
     assert whole.marked_odds == pytest.approx(whole.vote)
     with pytest.raises(ConfigError, match="k is 13"):
         marked_votes(pools_of(flat), test, fit(dev), 13)
+
+
+def test_a_sample_without_an_answer_is_no_measure_for_the_others() -> None:
+    """One endless trace would make all others alike; the strategy leaves it out as well."""
+    data = made(60, 3.0, k=6)
+    dev, test = split(data)
+    calibration = fit(dev)
+    pools = pools_of(data)
+    before = marked_votes(pools, test, calibration, 6)
+    longer, answers = [], []
+    for pool in pools:
+        rows = data.problems == pool.problem_id
+        longer.append(np.vstack([data.features[rows], [1e6, 0, 0, 0]]))
+        given = [*pool.answers.answers, None], [*pool.answers.correct, 0]
+        answers.append(Pool(pool.problem_id, Answers(*given), np.ones(7, np.int64)))
+    grown = Traces(
+        np.repeat([pool.problem_id for pool in pools], 7), np.concatenate(longer),
+        np.concatenate([p.answers.correct > 0 for p in answers]), np.zeros(7 * 60, bool),
+        np.full(7 * 60, ""), np.zeros(3, np.int64),
+    )  # fmt: skip
+    after = marked_votes(answers, split(grown)[1], calibration, 7)
+    assert after.marked == pytest.approx(before.marked)
+    assert after.marked_odds == pytest.approx(before.marked_odds)

@@ -75,6 +75,9 @@ def _one(
     draws = 1 if k == n else subsets
     for _ in range(draws):
         at = rng.permutation(n)[:k]
+        able = pool.answers.codes[at] != MISSING
+        if able.any():
+            at = at[able]  # as in the strategy: what has no answer is no measure for the others
         codes, right = pool.answers.codes[at], pool.answers.correct[at]
         n_answers = np.unique(codes[codes != MISSING]).size
         for i, odds in enumerate((False, True)):
