@@ -16,12 +16,23 @@ import pytest
 
 from benchmarks.monkeys import chi_squared_range, exact_chance
 from capax import LLM, SamplingParams
+from capax.endpoints import (
+    Choice,
+    Completion,
+    GenerateRequest,
+    Ledger,
+    Price,
+    TokenScores,
+)
 from capax.endpoints.local import LocalEndpoint
+from capax.engine.outputs import Usage
+from capax.errors import EndpointError
 from capax.scaling.calibration import area_within, fit, split
 from capax.scaling.markers import read_traces
 from capax.scaling.run_directory import RunDirectory
 from capax.scaling.sampling import Outcome, SamplePlan, load, sample
-from capax.scaling.strategies.strategy import Purse, answer, parse_strategy
+from capax.scaling.selecting import read_pools
+from capax.scaling.strategies.strategy import answer, parse_strategy
 from capax.scaling.tasks import Task, read_tasks
 
 MODELS = Path(__file__).parents[2] / "models" / "arithmetic"
@@ -91,25 +102,58 @@ def test_a_model_that_searches_beats_any_vote_of_one_that_does_not(tmp_path: Pat
     assert rights["search"].mean() > 0.8
 
 
-def test_finishing_first_takes_the_tokens_that_lengths_foretell() -> None:
-    """16 traces beside each other, over when 8 have ended: each token is counted, and no more."""
+class Stepped:
+    """An endpoint that samples a token of each running answer at a time, as a batch does."""
+
+    name = "stepped"
+    max_choices = 1
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.ledger = Ledger()
+        self._lengths = iter(lengths)
+
+    async def count_prompt(self, prompt: object) -> int:
+        return 1
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        length, taken = next(self._lengths), 0
+        with self.ledger.call(
+            self.name, request.purpose, Price(), prompt_tokens=1, new_tokens=110,
+            also=request.ledger,
+        ) as call:  # fmt: skip
+            try:
+                while taken < length:
+                    for _ in range(10):  # longer than what it takes to be cancelled
+                        await asyncio.sleep(0)
+                    taken += 1
+            finally:
+                call.settle(Usage(1, taken))
+        return Completion((Choice(0, "so 7", "stop", None, None, length),), Usage(1, length), 0, "")
+
+    async def score(self, text: str) -> TokenScores:
+        raise EndpointError("no probabilities")
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_finishing_first_takes_the_tokens_that_lengths_foretell(tmp_path: Path) -> None:
+    """Lengths of real traces, 16 beside each other, over when 8 have ended.
+
+    On an engine the rest of a step is paid for as well, which depends on the machine.
+    """
     spec, n = parse_strategy("majority:n=16,stop=first").options, 16
-    measured = foretold = whole = 0
-
-    async def both(llm: LLM, task: Task) -> tuple[int, list[int]]:
-        params = SamplingParams(max_tokens=110, temperature=1.0, seed=7)
-        async with LocalEndpoint(llm) as endpoint:
-            got = await answer(spec, endpoint, task.prompt, params)
-            purse = Purse(endpoint, params)
-            alone = [(await purse.ask(task.prompt))[0] for _ in range(n)]
-        return got.usage.completion_tokens, [choice.n_tokens or 0 for choice in alone]
-
+    tasks = read_tasks(MODELS / "equations.jsonl", limit=12)
     with LLM(MODELS / "search.gguf", threads=1, n_sequences=16, parallel=64) as llm:
-        for task in read_tasks(MODELS / "equations.jsonl", limit=10):
-            taken, lengths = asyncio.run(both(llm, task))
-            measured += taken
-            foretold += sum(np.minimum(lengths, sorted(lengths)[n // 2 - 1]))
-            whole += sum(lengths)
+        drawn(llm, tasks, n, tmp_path / "run", 1.0)
+    measured = foretold = whole = 0
+    for pool in read_pools(tmp_path / "run"):
+        lengths = [int(length) for length in pool.n_tokens]
+        params = SamplingParams(max_tokens=110, temperature=1.0, seed=7)
+        got = asyncio.run(answer(spec, Stepped(lengths), "q", params))
+        measured += got.usage.completion_tokens
+        foretold += int(np.minimum(lengths, sorted(lengths)[n // 2 - 1]).sum())
+        whole += sum(lengths)
     assert measured / whole == pytest.approx(foretold / whole, abs=0.01)
     assert foretold / whole < 0.9
 
