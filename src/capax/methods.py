@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ _ROOMS = {
     "strategy": "capax.scaling.strategies.all",
 }
 _MAX_SPEC_LEN = 1024
+SPELLED: Mapping[str, bool] = {"spelled": True}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -42,7 +44,8 @@ class Method:
     """One registered method. `options` is a frozen dataclass whose defaults are the paper's.
 
     Fields of `options` are int, float, bool, str, a Literal of strings, or one of these with
-    None; its `__post_init__` raises ConfigError for a value out of range.
+    None; its `__post_init__` raises ConfigError for a value out of range. One with `SPELLED` as its
+    metadata is part of every spelling, default or not.
     """
 
     name: str
@@ -64,7 +67,9 @@ class Chosen:
         changed = [
             f"{f.name}={_spelled(getattr(self.options, f.name))}"
             for f in fields(self.options)
-            if _default(f) is MISSING or getattr(self.options, f.name) != _default(f)
+            if f.metadata.get("spelled")
+            or _default(f) is MISSING
+            or getattr(self.options, f.name) != _default(f)
         ]
         return self.method.name + (":" + ",".join(changed) if changed else "")
 

@@ -3,8 +3,8 @@
     <out>/<model>/results_<time>.json
     <out>/<model>/samples_<task>_<time>.jsonl
 
-`<time>` is when the run got its last sample, so exporting twice writes the same files. A run keeps texts
-and verdicts but not the questions: `doc` holds the problem's id alone.
+`<time>` is when the run got its last sample, so exporting twice writes the same files. A run keeps
+texts and verdicts but not the questions: `doc` holds the problem's id alone.
 """
 
 from __future__ import annotations

@@ -59,6 +59,12 @@ def test_the_majority_answers_and_everything_is_counted() -> None:
     assert got.candidates == ("It is 41.", "It is 42.", "Surely 42")
 
 
+def test_the_number_of_answers_is_part_of_every_spelling() -> None:
+    spelled = ["majority:n=8", "best:n=8", "revise:n=3", "swarm:n=4", "single", "mixture"]
+    assert [str(parse_strategy(name.partition(":")[0])) for name in spelled] == spelled
+    assert str(parse_strategy("majority:keep=3,n=8")) == "majority:n=8,keep=3"
+
+
 def test_every_strategy_is_listed_with_its_options() -> None:
     assert {m.name for m in registered("strategy")} == {
         "single", "majority", "best", "revise", "mixture", "swarm", "truncate",

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from capax.decoding.params import SamplingParams
 from capax.endpoints import Choice
-from capax.methods import Method, register
+from capax.methods import SPELLED, Method, register
 from capax.scaling.strategies.majority import sampled
 from capax.scaling.strategies.strategy import (
     Prompt,
@@ -39,7 +39,7 @@ GRADE_REQUEST = (
 class BestOf:
     """`n` samples and their judgement."""
 
-    n: int = 8
+    n: int = field(default=8, metadata=SPELLED)
     judge: Literal["score", "list"] = "score"
     temperature: float = 0.7
 

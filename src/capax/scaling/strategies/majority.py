@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from capax.decoding.params import SamplingParams
 from capax.endpoints import Choice
 from capax.errors import ConfigError
-from capax.methods import Method, register
+from capax.methods import SPELLED, Method, register
 from capax.scaling.calibration import parse_marks
 from capax.scaling.strategies.strategy import Prompt, Purse, check_range
 from capax.scaling.strategies.voting import (
@@ -53,7 +53,7 @@ class Majority:
     votes=marked weigh by, bias/length/hedging/thinking/discourse.
     """
 
-    n: int = 8
+    n: int = field(default=8, metadata=SPELLED)
     votes: Weighing = "one"
     power: float = 1.0
     keep: int | None = None

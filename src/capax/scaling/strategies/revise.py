@@ -9,11 +9,11 @@ of the chains, or with final=vote over all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from capax.endpoints import Choice
-from capax.methods import Method, register
+from capax.methods import SPELLED, Method, register
 from capax.scaling.strategies.majority import sampled
 from capax.scaling.strategies.strategy import Prompt, Purse, check_range, followed_by
 from capax.scaling.strategies.voting import Reading, winner
@@ -25,7 +25,7 @@ REQUEST = "Check the answer above. If it is wrong, correct it. Then answer the q
 class Revise:
     """`n` answers one after another, in `k` chains."""
 
-    n: int = 3
+    n: int = field(default=3, metadata=SPELLED)
     k: int = 1
     final: Literal["last", "vote"] = "last"
     answer: Reading = "auto"

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from capax.endpoints import Choice
-from capax.methods import Method, register
+from capax.methods import SPELLED, Method, register
 from capax.scaling.strategies.majority import sampled
 from capax.scaling.strategies.strategy import Prompt, Purse, check_range
 from capax.scaling.swarm.consensus import JUDGE, Comparison, strengths
@@ -30,7 +30,7 @@ MAX_ANSWERS, MAX_JUDGES = 64, 32
 class Swarm:
     """`n` answers; `judges`: how often all pairs of the plan are compared."""
 
-    n: int = 4
+    n: int = field(default=4, metadata=SPELLED)
     judges: int = 3
     temperature: float = 0.7
 
