@@ -12,7 +12,8 @@ Lines that start with `$ ` are commands (`> ` continues one); the lines after a 
 must print, standard output and standard error together. `...` stands for any text, a line that is
 only `...` for any number of lines, and a command with nothing below it may print anything.
 `<!-- exec exit=3 -->` expects that exit code of the last command (0 otherwise), and
-`<!-- exec python -->` runs a block of Python. All blocks of a page share one temporary directory.
+`<!-- exec python -->` runs a block of Python. All blocks of a page share one temporary directory,
+in which `models` is the repository's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from pathlib import Path
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 MARKER = re.compile(r"^<!--\s*exec(?P<options>[^>]*?)-->\s*$")
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
 @dataclass
@@ -153,6 +156,7 @@ def run_page(path: Path, timeout_s: float) -> tuple[int, list[str]]:
     """Run a page's marked blocks; return how many commands ran and the failures."""
     n_commands, failures = 0, []
     with tempfile.TemporaryDirectory(prefix="capax-docs-") as directory:
+        (Path(directory) / "models").symlink_to(MODELS)
         for block in marked_blocks(path.read_text(encoding="utf-8")):
             n_commands += len(block.commands)
             failures += run_block(block, Path(directory), timeout_s)
