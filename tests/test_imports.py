@@ -8,8 +8,15 @@ import sys
 import capax
 
 HEAVY = ("torch", "transformers", "capax.training")
-# Rooms that need an extra which a plain installation does not have.
-NEEDS_EXTRA = ("capax.training", "capax.vision", "capax.serving")
+# What needs an extra that a plain installation does not have: rooms, and what `capax train` alone
+# imports from others.
+NEEDS_EXTRA = (
+    "capax.training",
+    "capax.vision",
+    "capax.serving",
+    "capax.measuring.procbench.specialist_recipe",
+    "capax.measuring.procbench.specialty",
+)
 
 LIST_LOADED = """
 import importlib, json, sys
