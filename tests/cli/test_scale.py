@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from capax.cli.asked import publishable
 from capax.decoding.params import SamplingParams
 from capax.scaling.run_directory import RunDirectory, Sample
 from capax.scaling.sampling import SamplePlan, verify
@@ -282,3 +283,29 @@ def test_a_plan_becomes_a_page(tmp_path: Path, run: Path) -> None:
     assert "<td>8</td><td>75.00%</td>" in content
     assert "data:image/svg+xml" in content
     assert "<script" not in content
+
+
+def test_no_key_and_no_place_gets_into_a_run(tmp_path: Path, tasks: Path) -> None:
+    """Whatever becomes of the run: a server that is not there, a key in an option or a URL."""
+    secrets = ("sk-very-secret", "hunter2")
+    for number, given in enumerate((["--api-key", secrets[0]], [f"--api-key={secrets[0]}"])):
+        out = tmp_path / f"run{number}"
+        capax(tmp_path, "scale", "sample", "m", str(tasks), "--checker", "exact", "-N", "1",
+              "--base-url", f"http://user:{secrets[1]}@127.0.0.1:9/v1", *given,
+              "--out", str(out))  # fmt: skip
+        manifest = (out / "manifest.json").read_text()
+        assert '"--base-url"' in manifest
+        for file in out.rglob("*"):
+            text = file.read_text() if file.is_file() else ""
+            assert not any(secret in text for secret in (*secrets, str(tmp_path)))
+
+
+def test_a_command_line_is_made_publishable() -> None:
+    shown = publishable(
+        ["/usr/bin/capax", "scale", "sample", "/models/a.gguf", "--api-key", "k", "--api-key=k",
+         "--base-url=http://u:p@h:1/v1", "--out=/home/me/run", "-n", "4", "t.jsonl"]
+    )  # fmt: skip
+    assert shown == [
+        "capax", "scale", "sample", "a.gguf", "--api-key", "***", "--api-key=***",
+        "--base-url=http://h:1/v1", "--out=run", "-n", "4", "t.jsonl",
+    ]  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from capax.endpoints import Endpoint, Ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
+SECRET_OPTIONS = ("--api-key",)
 CONTEXTS = 4  # whole contexts of KV cache; answers are far shorter, so many fit
 
 
@@ -112,12 +114,47 @@ def _n_sequences(model: str, ctx_size: int | None, parallel: int) -> int:
 def identity(model: str, base_url: str | None) -> str:
     """Return what tells this model from another: a digest of its weights, or where it is."""
     if base_url is not None:
-        return f"{model}@{base_url}"
+        return f"{model}@{without_password(base_url)}"
     from capax.files.digest import weights_digest
     from capax.files.model_file import open_model
     from capax.files.registry import resolve
 
     return f"sha256:{weights_digest(open_model(resolve(model))).hex()}"
+
+
+def publishable(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without keys, passwords in URLs and places of this machine.
+
+    Run directories are published: a key that was typed must not go with them.
+    """
+    shown = ["capax"]
+    is_secret = False
+    for argument in arguments[1:]:
+        name, equals, value = argument.partition("=")
+        if is_secret:
+            shown.append("***")
+        elif name in SECRET_OPTIONS and equals:
+            shown.append(f"{name}=***")
+        elif name.startswith("-") and equals:
+            shown.append(f"{name}={_placeless(value)}")
+        else:
+            shown.append(_placeless(argument))
+        is_secret = argument in SECRET_OPTIONS
+    return shown
+
+
+def without_password(url: str) -> str:
+    """Return a URL without user and password."""
+    scheme, slashes, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _placeless(value: str) -> str:
+    """Return a path of this machine as its last part, anything else as it is."""
+    if "://" in value:
+        return without_password(value)
+    return Path(value).name if Path(value).is_absolute() or value.startswith("~") else value
 
 
 def run_facts() -> dict[str, Any]:
@@ -128,7 +165,7 @@ def run_facts() -> dict[str, Any]:
     import capax
 
     return {
-        "command": sys.argv,
+        "command": publishable(sys.argv),
         "versions": {"capax": capax.__version__, "python": platform.python_version()},
         "machine": {"platform": platform.platform(), "processor": platform.machine()},
     }

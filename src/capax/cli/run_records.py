@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,36 +88,15 @@ def _model_name(command: object) -> str:
 def samples_of_run(path: Path) -> list[dict[str, Any]]:
     """Return a run's samples as lm-evaluation-harness logs them, one dict per problem.
 
-    Keys: doc_id, doc, target, arguments, resps, filtered_resps, filter, metrics, exact_match.
+    Keys: doc_id, doc, target, arguments, resps, filtered_resps, filter, metrics, acc.
     """
     from capax.files.run_folder import read_manifest
     from capax.measuring.procbench.record import lm_eval_rows, load_answers
-    from capax.scaling.run_directory import Sample, Verdict, read_rows
+    from capax.scaling.lm_eval_results import sample_rows
 
     manifest = read_manifest(path)
     if manifest.get("kind") == "procbench":
         return lm_eval_rows(load_answers(path / "samples.jsonl"))
     problems = manifest.get("problems", {})
-    texts: dict[str, list[Sample]] = {name: [] for name in problems}
-    for sample in read_rows(path, Sample):
-        if sample.problem_id in texts:
-            texts[sample.problem_id].append(sample)
-    verdicts = {(v.problem_id, v.sample_idx): v for v in read_rows(path, Verdict)}
-    rows = []
-    for number, (name, samples) in enumerate(texts.items()):
-        samples.sort(key=lambda s: s.sample_idx)
-        found = [verdicts.get(s.key) for s in samples]
-        rows.append(
-            {
-                "doc_id": number,
-                "doc": {"id": name},
-                "target": "",
-                "arguments": {},
-                "resps": [[s.text for s in samples]],
-                "filtered_resps": [v.answer if v else None for v in found],
-                "filter": "none",
-                "metrics": ["exact_match"],
-                "exact_match": sum(bool(v and v.correct) for v in found) / max(len(found), 1),
-            }
-        )
-    return json.loads(json.dumps(rows)) if rows else []
+    tasks = dict.fromkeys(problems.values())
+    return [row for task in tasks for row in sample_rows(path, problems, task)]

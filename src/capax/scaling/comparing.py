@@ -21,6 +21,7 @@ import numpy as np
 from capax.decoding.params import SamplingParams
 from capax.endpoints import BudgetExceeded, Endpoint
 from capax.errors import CapaxError
+from capax.files.run_folder import Status
 from capax.methods import Chosen
 from capax.scaling.run_directory import RunDirectory, Sample, Timing, read_rows
 from capax.scaling.sampling import SHIPPED_FIELDS, block_seed, load, verify
@@ -98,9 +99,19 @@ async def compare(
                 if progress:
                     progress(before + finished, total)
 
-            await _answer_all(endpoint, left, cell, params, run, seed, concurrency, report)
-            verify(run, tasks)
-            run.set_status("success", ledger=endpoint.ledger.to_dict())
+            status: Status = "error"
+            try:
+                await _answer_all(endpoint, left, cell, params, run, seed, concurrency, report)
+                verify(run, tasks)
+                status = "success"
+            except BudgetExceeded:
+                status = "limited"
+                raise
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                status = "cancelled"
+                raise
+            finally:
+                run.set_status(status, ledger=endpoint.ledger.to_dict())
         done += len(tasks)
     return table(folder, cells)
 
@@ -130,7 +141,6 @@ async def _answer_all(
         for _ in range(concurrency):
             group.create_task(work())
     if failures:
-        run.set_status("error", ledger=endpoint.ledger.to_dict())
         raise failures[0]
 
 

@@ -38,14 +38,16 @@ def export_run(path: Path, results: Mapping[str, Any], out: Path) -> list[Path]:
     written = [folder / f"results_{stamp}.json"]
     write_atomically(written[0], (json.dumps(document, indent=2) + "\n").encode(), 0o644)
     for task in results["results"]:
-        lines = "".join(json.dumps(row) + "\n" for row in _rows(path, manifest["problems"], task))
+        lines = "".join(
+            json.dumps(row) + "\n" for row in sample_rows(path, manifest["problems"], task)
+        )
         written.append(folder / f"samples_{sanitized(task)}_{stamp}.jsonl")
         write_atomically(written[-1], lines.encode(), 0o644)
     return written
 
 
-def _rows(path: Path, problems: Mapping[str, str], task: str) -> list[dict[str, Any]]:
-    """Return a line for each problem of a checker, its samples in order."""
+def sample_rows(path: Path, problems: Mapping[str, str], task: str) -> list[dict[str, Any]]:
+    """Return a line for each problem of a checker, its checked samples in order."""
     texts: dict[str, dict[int, str]] = {}
     for sample in read_rows(path, Sample):
         texts.setdefault(sample.problem_id, {})[sample.sample_idx] = sample.text

@@ -19,7 +19,7 @@ from capax.endpoints import Choice
 from capax.methods import SPELLED, Method, register
 from capax.scaling.strategies.majority import sampled
 from capax.scaling.strategies.strategy import Prompt, Purse, check_range
-from capax.scaling.swarm.consensus import JUDGE, Comparison, strengths
+from capax.scaling.swarm.consensus import JUDGE, Comparison, strengths, strongest
 from capax.scaling.swarm.judging import compare_messages, verdict_of, visible
 from capax.scaling.swarm.pairs import pair_plan
 
@@ -49,7 +49,7 @@ class Swarm:
         comparisons = await self._compare(purse, question_of(prompt), texts)
         judges = {c.judge: 1.0 for c in comparisons}
         theta, _ = strengths(texts, range(len(texts)), comparisons, judges)
-        best = max(range(len(texts)), key=lambda i: (theta[i], counts[texts[i]]))
+        best = strongest(texts, range(len(texts)), theta, [counts[text] for text in texts])
         return next(c for c in choices if visible(c.text) == texts[best]), choices
 
     async def _compare(self, purse: Purse, question: str, texts: Sequence[str]) -> list[Comparison]:

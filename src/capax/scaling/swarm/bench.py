@@ -18,7 +18,14 @@ import numpy as np
 from capax.endpoints import GenerateRequest
 from capax.errors import ConfigError
 from capax.scaling.swarm.admission import Challenge, ask_pair
-from capax.scaling.swarm.consensus import Node, SwarmResult, ask
+from capax.scaling.swarm.consensus import (
+    Node,
+    SwarmResult,
+    ask,
+    attempts,
+    strengths,
+    strongest,
+)
 from capax.scaling.swarm.reputation import Record, weights
 
 RESAMPLES = 2000
@@ -149,12 +156,10 @@ async def _row(
 
 def _again(result: SwarmResult, trusted: Mapping[str, float]) -> SwarmResult:
     """Return the round with other weights of the same judges: no call is needed for it."""
-    from capax.scaling.swarm.consensus import attempts, strengths
-
     kept = attempts(len(result.answers), result.bad, trusted)
     theta, sure = strengths(result.answers, kept, result.comparisons, trusted)
     counts = [len(authors) for authors in result.authors]
-    winner = max(kept, key=lambda i: (theta[i], counts[i]))
+    winner = strongest(result.answers, kept, theta, counts)
     return replace(result, answer=result.answers[winner], theta=theta, confidence=sure)
 
 

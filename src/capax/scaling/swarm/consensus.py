@@ -284,9 +284,7 @@ class _Round:
         kept = attempts(len(answers), self._bad, self._weights)
         theta, confidence = strengths(answers, kept, self._comparisons, self._weights)
         counts = [len(authors) for authors in self._texts.values()]
-        keys = [hashlib.sha256(text.encode()).hexdigest() for text in answers]
-        # Without a comparison all are equal: what most nodes gave, then by content.
-        winner = min(kept, key=lambda i: (-theta[i], -counts[i], keys[i]))
+        winner = strongest(answers, kept, theta, counts)
         totals = self._ledger.totals
         return SwarmResult(
             answers[winner],
@@ -300,6 +298,18 @@ class _Round:
             totals.n_calls,
             self._is_complete,
         )
+
+
+def strongest(
+    answers: Sequence[str], kept: Sequence[int], theta: Sequence[float], counts: Sequence[int]
+) -> int:
+    """Return the strongest of the kept answers.
+
+    Equal ones, as all are without a comparison, go by how many gave them, then by content: never by
+    the order they came in.
+    """
+    keys = [hashlib.sha256(text.encode()).hexdigest() for text in answers]
+    return min(kept, key=lambda i: (-theta[i], -counts[i], keys[i]))
 
 
 def attempts(n: int, bad: Sequence[tuple[str, int]], weights: Mapping[str, float]) -> list[int]:
