@@ -33,7 +33,7 @@ from tests.planning.imaginary import PROBE
 
 FIGURES = re.compile(
     r"\[ Prompt: \d+ tok(, \d+ cached)?, [\d.]+ t/s \| Generation: \d+ tok, [\d.]+ t/s \| "
-    r"[\d.]+ MiB( of [\d.]+ [MG]iB)? \(plan [\d.]+ MiB\) \]"
+    r"[\d.]+ [MG]iB( of [\d.]+ [MG]iB)? \(plan [\d.]+ MiB\) \]"
 )
 
 
