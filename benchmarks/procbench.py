@@ -104,12 +104,15 @@ def drop_p(before: Sequence[Record], after: Sequence[Record]) -> float:
 
 def untrained(recipe: dict[str, Any], problems: Sequence[Problem], path: Path) -> dict[str, Any]:
     """Ask a model of the same shape after one step of training."""
-    from capax.measuring.procbench.specialist_recipe import ProcbenchRecipe
-    from capax.training.record_run import train_on_records, write_model
+    from capax.training.record_run import RecordRecipe, train_on_records, write_model
 
-    one = ProcbenchRecipe(**{**recipe, "steps": 1, "tokens": 256})
-    with tempfile.TemporaryDirectory() as folder:
-        made = write_model(train_on_records(one, Path(folder)), one, Path(folder), "Q8_0")
+    task, one = (
+        specialty_named(recipe["task"]),
+        RecordRecipe(**{**recipe, "steps": 1, "tokens": 256}),
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = write_model(train_on_records(task, one, folder), task, one, folder, "Q8_0")
         with LLM(made, threads=1, n_sequences=16, parallel=16) as llm:
             settings = Settings("free", 200, "question")
             return shares(ask(llm, problems[::4], settings, path))

@@ -8,15 +8,8 @@ import sys
 import capax
 
 HEAVY = ("torch", "transformers", "capax.training")
-# What needs an extra that a plain installation does not have: rooms, and what `capax train` alone
-# imports from others.
-NEEDS_EXTRA = (
-    "capax.training",
-    "capax.vision",
-    "capax.serving",
-    "capax.measuring.procbench.specialist_recipe",
-    "capax.measuring.procbench.specialty",
-)
+# Rooms that need an extra which a plain installation does not have.
+NEEDS_EXTRA = ("capax.training", "capax.vision", "capax.serving")
 
 LIST_LOADED = """
 import importlib, json, sys

@@ -25,8 +25,8 @@ from capax.training.records import END, Batches
 
 pytest.importorskip("torch")
 
-from capax.training.arithmetic_run import ArithmeticRecipe, write_questions
-from capax.training.record_run import train_on_records, write_model
+from capax.training.arithmetic_run import write_questions
+from capax.training.record_run import RecordRecipe, train_on_records, write_model
 
 TASKS = ("multiplication", "direct", "search")
 TINY = {"steps": 2, "tokens": 128, "layers": 1, "width": 32}
@@ -86,11 +86,11 @@ def test_batches_are_a_function_of_seed_and_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_engine_reads_a_question_as_it_was_learnt(name: str, tmp_path: Path) -> None:
-    recipe = ArithmeticRecipe(task=name, **TINY)  # type: ignore[arg-type]
-    model = train_on_records(recipe, tmp_path)
-    path = write_model(model, recipe, tmp_path, "F32")
-    write_questions(recipe, tmp_path / "questions.jsonl", 4)
     task = task_named(name)
+    recipe = RecordRecipe(task=name, **TINY)  # type: ignore[arg-type]
+    model = train_on_records(task, recipe, tmp_path)
+    path = write_model(model, task, recipe, tmp_path, "F32")
+    write_questions(task, tmp_path / "questions.jsonl", 4)
     ids = {token: i for i, token in enumerate((*task.tokens, END))}
     with LLM(path, threads=1) as llm:
         for line in (tmp_path / "questions.jsonl").read_text().splitlines():
@@ -106,6 +106,8 @@ def test_the_engine_reads_a_question_as_it_was_learnt(name: str, tmp_path: Path)
 
 
 def test_a_recipe_out_of_range_is_refused() -> None:
-    for wrong in ({"task": "poetry"}, {"width": 40}, {"steps": 0}):
-        with pytest.raises(ConfigError):
-            ArithmeticRecipe(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="there is no task 'poetry'"):
+        task_named("poetry")
+    for wrong, message in (({"width": 40}, "width is 40"), ({"steps": 0}, "steps is 0")):
+        with pytest.raises(ConfigError, match=message):
+            RecordRecipe(task="search", **wrong)  # type: ignore[arg-type]

@@ -85,16 +85,17 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     from capax.training.swarm_run import SwarmRecipe, write_nodes, write_questions
 
     recipe = SwarmRecipe(task="node1", steps=1, tokens=128, layers=2, width=64)
-    model = train_on_records(recipe, tmp_path / "run")
-    again = read_llama_gguf(write_model(model, recipe, tmp_path, "F32"))
+    node = node_named("node1")
+    model = train_on_records(node, recipe, tmp_path / "run")
+    again = read_llama_gguf(write_model(model, node, recipe, tmp_path, "F32"))
     assert again.shape == model.shape
     for key, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], value)
-    on = train_on_records(recipe, tmp_path / "on", begin=again, stop_after=0)
+    on = train_on_records(node, recipe, tmp_path / "on", begin=again, stop_after=0)
     assert torch.equal(on.model.embed_tokens.weight, model.model.embed_tokens.weight)
     other = SwarmRecipe(task="node1", steps=1, tokens=128, layers=1, width=64)
     with pytest.raises(ConfigError, match="the model to begin with"):
-        train_on_records(other, tmp_path / "other", begin=again)
+        train_on_records(node, other, tmp_path / "other", begin=again)
 
     from capax.cli.swarm_nodes import read_nodes
     from capax.scaling.swarm.admission import read_challenges

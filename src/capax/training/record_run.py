@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ _SPELLINGS = str.maketrans({" ": "Ġ", "\n": "Ċ"})  # of a byte-level vocabular
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordRecipe(ABC):
+class RecordRecipe:
     """What is trained on what. `tokens`: learnt in a step, prompts included, padding not."""
 
     task: str
@@ -36,24 +35,18 @@ class RecordRecipe(ABC):
     learning_rate: float = 3e-3
     seed: int = 0
 
-    @abstractmethod
-    def learnt(self) -> RecordTask:
-        """Return the task. Raises ConfigError for an unknown name."""
-
     def __post_init__(self) -> None:
-        self.learnt()
         for name in ("steps", "tokens", "layers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1")
         if self.width < HEAD_DIM or self.width % HEAD_DIM:
             raise ConfigError(f"width is {self.width} but must be a multiple of {HEAD_DIM}")
 
-    def shape(self) -> LlamaShape:
+    def shape(self, task: RecordTask) -> LlamaShape:
         """Return the sizes of the model: heads of 32, a feed-forward part of three times the width.
 
         Tasks have the same sizes but for the vocabulary and the context.
         """
-        task = self.learnt()
         heads = self.width // HEAD_DIM
         return LlamaShape(
             vocab_size=len(task.tokens) + 1,
@@ -67,6 +60,7 @@ class RecordRecipe(ABC):
 
 
 def train_on_records(
+    task: RecordTask,
     recipe: RecordRecipe,
     folder: Path,
     *,
@@ -76,13 +70,13 @@ def train_on_records(
     stop_after: int | None = None,
     begin: Llama | None = None,
 ) -> Llama:
-    """Train in `folder`, going on from what is there; returns the model.
+    """Train on records of `task` in `folder`, going on from what is there; returns the model.
 
     `begin`: a model of the same shape to begin with.
     """
-    batches = Batches(recipe.learnt(), recipe.seed, recipe.tokens, n_blocks=4)
+    batches = Batches(task, recipe.seed, recipe.tokens, n_blocks=4)
     return train_on_documents(
-        recipe.shape(),
+        recipe.shape(task),
         Schedule(
             recipe.steps, recipe.learning_rate, warm_up=0.05, floor=0.02, weight_decay=0.05,
             beta2=0.98,
@@ -99,9 +93,10 @@ def train_on_records(
     )  # fmt: skip
 
 
-def write_model(model: Llama, recipe: RecordRecipe, folder: Path, encoding: str) -> Path:
+def write_model(
+    model: Llama, task: RecordTask, recipe: RecordRecipe, folder: Path, encoding: str
+) -> Path:
     """Write `<task>.gguf` to the run's folder, and `<task>.json`: recipe and digest."""
-    task = recipe.learnt()
     tokens = [_spelled(token) for token in (*task.tokens, END)]
     path = folder / f"{task.name}.gguf"
     write_llama_gguf(

@@ -11,9 +11,7 @@ from capax.training.record_run import RecordRecipe
 from capax.training.swarm import (
     FORM,
     N_ANSWERERS,
-    NodeTask,
     draw_equation,
-    node_named,
     wrong_value,
 )
 
@@ -29,9 +27,6 @@ class SwarmRecipe(RecordRecipe):
     base: str = ""
     steps: int = 300
     learning_rate: float = 1e-3
-
-    def learnt(self) -> NodeTask:
-        return node_named(self.task)
 
 
 def write_nodes(folder: Path) -> Path:

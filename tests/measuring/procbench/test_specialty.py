@@ -53,12 +53,13 @@ def test_problems_to_ask_are_held_out_and_fit(name: str) -> None:
 
 def test_the_engine_reads_a_question_as_it_was_learnt(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from capax.measuring.procbench.specialist_recipe import ProcbenchRecipe
-    from capax.training.record_run import train_on_records, write_model
+    from capax.training.record_run import RecordRecipe, train_on_records, write_model
 
-    recipe = ProcbenchRecipe(task="PushPop", steps=1, tokens=300, layers=1, width=32)
-    path = write_model(train_on_records(recipe, tmp_path), recipe, tmp_path, "F32")
-    tokens = [*recipe.learnt().tokens, END]
+    learnt = specialty_named("PushPop")
+    recipe = RecordRecipe(task="PushPop", steps=1, tokens=300, layers=1, width=32)
+    model = train_on_records(learnt, recipe, tmp_path)
+    path = write_model(model, learnt, recipe, tmp_path, "F32")
+    tokens = [*learnt.tokens, END]
     (problem,) = held_out_problems("PushPop", [3], 1, seed=0)
     prompt = question_prompt(problem)
     with LLM(path, threads=1) as llm:

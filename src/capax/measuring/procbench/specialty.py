@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from capax.measuring.procbench.generators.drawn import Drawn
 from capax.measuring.procbench.generators.generate import GENERATORS
 from capax.measuring.procbench.instructions import INSTRUCTIONS
 from capax.measuring.procbench.problem import DIGITS, LETTERS, TASKS, Problem
-from capax.training.records import END, Record
+
+if TYPE_CHECKING:
+    from capax.training.records import Record
 
 HELD_OUT = 8  # one question in so many is held out
 LEARNT_STEPS = range(2, 9)
@@ -47,6 +50,8 @@ class Specialty:
 
     def record(self, rng: np.random.Generator) -> Record:
         """Return a problem that is not held out, as many of each number of steps."""
+        from capax.training.records import END, Record
+
         steps = int(rng.integers(LEARNT_STEPS.start, LEARNT_STEPS.stop))
         draws = Draws(f"procbench/learnt/{rng.integers(2**62)}")
         while True:
