@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from capax.cli.console import console
+from capax.cli.options import machine_options
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,27 +24,59 @@ SECRET_OPTIONS = ("--api-key",)
 CONTEXTS = 4  # whole contexts of KV cache; answers are far shorter, so many fit
 
 
-def server_options(function: F) -> F:
-    """Add --base-url, --api-key and --workers."""
-    for option in (
+@dataclass(frozen=True)
+class Where:
+    """Where a model is asked, and what it may take there."""
+
+    base_url: str | None
+    api_key: str | None = field(repr=False)
+    workers: int
+    ctx_size: int | None
+    threads: int | None
+    memory: int | None
+
+    def identity(self, model: str) -> str:
+        """Return what tells this model from another."""
+        return identity(model, self.base_url)
+
+    def open(
+        self, model: str, *, parallel: int, ledger: Ledger
+    ) -> AbstractAsyncContextManager[Endpoint]:
+        """Open the model, up to `parallel` answers in a step."""
+        limits = {"ctx_size": self.ctx_size, "threads": self.threads, "memory": self.memory}
+        return open_endpoint(
+            model, self.base_url, self.api_key, limits, parallel=parallel, ledger=ledger,
+            workers=self.workers,
+        )  # fmt: skip
+
+
+def where_options(function: F) -> F:
+    """Add the options of `Where`, given to the command as `where`."""
+
+    @functools.wraps(function)
+    def collected(**given: Any) -> Any:
+        own = {part.name: given.pop(part.name) for part in fields(Where)}
+        return function(where=Where(**own), **given)
+
+    options = (
         click.option(
-            "--workers",
-            type=click.IntRange(1, 256),
-            default=1,
-            show_default=True,
-            metavar="N",
-            help="Processes that answer, by Ray (capax[ray]); RAY_ADDRESS names a cluster.",
-        ),
-        click.option("--api-key", metavar="KEY", help="Key for the server."),
-        click.option(
-            "--base-url",
-            metavar="URL",
+            "--base-url", metavar="URL",
             help="Ask this OpenAI-compatible server (http://host:port/v1), where MODEL is its "
             "name.",
         ),
-    ):
-        function = option(function)
-    return function
+        click.option("--api-key", metavar="KEY", help="Key for the server."),
+        click.option(
+            "--workers", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N",
+            help="Processes that answer, by Ray (capax[ray]); RAY_ADDRESS names a cluster.",
+        ),
+        click.option(
+            "-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens."
+        ),
+        machine_options,
+    )  # fmt: skip
+    for option in reversed(options):
+        collected = option(collected)
+    return cast(F, collected)
 
 
 @asynccontextmanager

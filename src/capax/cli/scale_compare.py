@@ -6,12 +6,12 @@ import asyncio
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from capax.cli.asked import identity, open_endpoint, progress_of, run_facts, server_options
-from capax.cli.options import json_option, machine_options, model_argument
+from capax.cli.asked import Where, progress_of, run_facts, where_options
+from capax.cli.options import json_option, model_argument
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ if TYPE_CHECKING:
     help="Tasks at a time.",
 )  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the table.")
-@server_options
-@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@machine_options
+@where_options
 @json_option
 def command(
     model: str,
@@ -68,12 +66,7 @@ def command(
     seed: int,
     concurrency: int,
     plot: Path | None,
-    base_url: str | None,
-    api_key: str | None,
-    workers: int,
-    ctx_size: int | None,
-    threads: int | None,
-    memory: int | None,
+    where: Where,
     as_json: bool,
 ) -> None:
     """Answer each task in TASKS by each strategy, and show what the tokens bought.
@@ -96,21 +89,12 @@ def command(
     if len({cell.name for cell in cells}) < len(cells):
         raise ConfigError("a strategy is named twice; name each once")
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
 
     async def ask() -> list[Row]:
-        opened = open_endpoint(
-            model,
-            base_url,
-            api_key,
-            limits,
-            parallel=min(64, 16 * concurrency),
-            ledger=Ledger(),
-            workers=workers,
-        )
+        opened = where.open(model, parallel=min(64, 16 * concurrency), ledger=Ledger())
         async with opened as endpoint:
             return await compare(
-                endpoint, tasks, cells, params, out, model=identity(model, base_url), seed=seed,
+                endpoint, tasks, cells, params, out, model=where.identity(model), seed=seed,
                 concurrency=concurrency, facts=run_facts(), progress=progress_of("answers"),
             )  # fmt: skip
 

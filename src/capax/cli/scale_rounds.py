@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from capax.cli.asked import identity, open_endpoint, run_facts, server_options
-from capax.cli.options import json_option, machine_options, model_argument
+from capax.cli.asked import Where, run_facts, where_options
+from capax.cli.options import json_option, model_argument
 
 
 @click.command("rounds")
@@ -44,9 +44,7 @@ from capax.cli.options import json_option, machine_options, model_argument
 )  # fmt: skip
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this. May be repeated.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
-@server_options
-@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@machine_options
+@where_options
 @json_option
 def command(
     model: str,
@@ -61,12 +59,7 @@ def command(
     temperature: float,
     stop: tuple[str, ...],
     seed: int,
-    base_url: str | None,
-    api_key: str | None,
-    workers: int,
-    ctx_size: int | None,
-    threads: int | None,
-    memory: int | None,
+    where: Where,
     as_json: bool,
 ) -> None:
     """Let MODEL answer each task of TASKS, then answer again and again.
@@ -84,22 +77,12 @@ def command(
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop)
     plan = RoundsPlan(chains, rounds, params, history, AGAIN if again is None else again, seed)
 
-    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
-
     async def run(directory: RunDirectory) -> str:
-        opened = open_endpoint(
-            model,
-            base_url,
-            api_key,
-            limits,
-            parallel=plan.concurrency,
-            ledger=Ledger(),
-            workers=workers,
-        )
+        opened = where.open(model, parallel=plan.concurrency, ledger=Ledger())
         async with opened as endpoint:
             return await run_rounds(endpoint, tasks, directory, plan)
 
-    settings = plan.settings(tasks, identity(model, base_url))
+    settings = plan.settings(tasks, where.identity(model))
     with RunDirectory(out, settings, run_facts()) as directory:
         status = asyncio.run(run(directory))
         n_answers = len(directory.samples)

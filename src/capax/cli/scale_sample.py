@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from capax.cli.asked import identity, open_endpoint, progress_of, run_facts, server_options
+from capax.cli.asked import Where, progress_of, run_facts, where_options
 from capax.cli.console import console
-from capax.cli.options import json_option, machine_options, model_argument
+from capax.cli.options import json_option, model_argument
 
 MAX_PARALLEL = 64  # answers in one step; more gain nothing on a CPU
 
@@ -58,9 +57,7 @@ MAX_PARALLEL = 64  # answers in one step; more gain nothing on a CPU
     "--max-total-tokens", type=click.IntRange(0), metavar="N",
     help="Stop before more tokens than this are taken, prompts included.",
 )  # fmt: skip
-@server_options
-@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@machine_options
+@where_options
 @json_option
 def command(
     model: str,
@@ -78,12 +75,7 @@ def command(
     choices: int,
     concurrency: int,
     max_total_tokens: int | None,
-    base_url: str | None,
-    api_key: str | None,
-    workers: int,
-    ctx_size: int | None,
-    threads: int | None,
-    memory: int | None,
+    where: Where,
     as_json: bool,
 ) -> None:
     """Draw samples of each task in TASKS from MODEL.
@@ -109,16 +101,13 @@ def command(
         ignore_eos=ignore_eos,
     )
     plan = SamplePlan(n, params, seed, choices, concurrency)
-    settings = plan.settings(tasks, identity(model, base_url))
+    settings = plan.settings(tasks, where.identity(model))
     path = out or new_run_path(Path("runs"), tasks_file.stem, settings)
     ledger = Ledger(max_tokens=max_total_tokens)
-    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
     parallel = max(choices, min(choices * concurrency, MAX_PARALLEL))
 
     async def draw() -> str:
-        opened = open_endpoint(
-            model, base_url, api_key, limits, parallel=parallel, ledger=ledger, workers=workers
-        )
+        opened = where.open(model, parallel=parallel, ledger=ledger)
         async with opened as endpoint:
             return await sample(endpoint, tasks, run, plan, progress_of("samples"))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from capax.cli.asked import identity, open_endpoint, progress_of, server_options
-from capax.cli.options import json_option, machine_options, model_argument
+from capax.cli.asked import Where, progress_of, where_options
+from capax.cli.options import json_option, model_argument
 
 if TYPE_CHECKING:
     from capax.scaling.complex.critic import Rounds
@@ -43,9 +43,7 @@ if TYPE_CHECKING:
               help="Temperature.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N tasks.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
-@server_options
-@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@machine_options
+@where_options
 @json_option
 def command(
     model: str,
@@ -58,12 +56,7 @@ def command(
     temperature: float,
     limit: int | None,
     seed: int,
-    base_url: str | None,
-    api_key: str | None,
-    workers: int,
-    ctx_size: int | None,
-    threads: int | None,
-    memory: int | None,
+    where: Where,
     as_json: bool,
 ) -> None:
     """Let MODEL answer each task, tell it what is wrong, and let it answer again.
@@ -84,16 +77,13 @@ def command(
     if parallel is not None:
         samples = [p for found in played_of_run(parallel, tasks).values() for p in found]
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
     settings = {
-        "model": identity(model, base_url), "critic": critic, "rounds": rounds, "seed": seed,
+        "model": where.identity(model), "critic": critic, "rounds": rounds, "seed": seed,
         "max_tokens": max_tokens, "temperature": temperature,
     }  # fmt: skip
 
     async def run() -> list[Rounds]:
-        opened = open_endpoint(
-            model, base_url, api_key, limits, parallel=8, ledger=Ledger(), workers=workers
-        )
+        opened = where.open(model, parallel=8, ledger=Ledger())
         async with opened as endpoint:
             chosen: Critic = OracleCritic()
             if critic == "self":
