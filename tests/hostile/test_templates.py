@@ -275,7 +275,6 @@ def test_there_is_one_constructor_of_environments() -> None:
         )
     ]
     assert sorted(calls) == [
-        ("capax/files/page.py", "Environment("),  # of one constant, with escaping
+        ("capax/files/page.py", "Environment("),  # of our constants, with escaping
         ("capax/files/template_engine.py", "ImmutableSandboxedEnvironment("),
-        ("capax/measuring/leaderboard.py", "Environment("),  # of one constant, with escaping
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -85,10 +86,14 @@ def page(
     *, svg: bytes | None = None, alt: str = "",
 ) -> str:  # fmt: skip
     """Return the page; `svg` is embedded, `alt` says what it shows."""
-    from jinja2 import Environment
-
-    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
-    return template.render(
-        title=title, summary=summary, tables=tables, settings=settings, alt=alt,
+    return filled(
+        TEMPLATE, title=title, summary=summary, tables=tables, settings=settings, alt=alt,
         picture=None if svg is None else base64.b64encode(svg).decode(),
     )  # fmt: skip
+
+
+def filled(template: str, **values: Any) -> str:
+    """Return a template of ours, a constant, with values that are escaped wherever they stand."""
+    from jinja2 import Environment
+
+    return Environment(autoescape=True, trim_blocks=True).from_string(template).render(**values)

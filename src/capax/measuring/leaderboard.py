@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from capax.files.page import filled
 from capax.measuring.records import Figure, Record, basis
 
 MAX_COLUMNS = 7
@@ -108,15 +109,11 @@ class Group(NamedTuple):
 
 def page(records: Sequence[Record], title: str) -> str:
     """Return the page of records. Of records of one model and machine the latest counts."""
-    from jinja2 import Environment
-
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(json.dumps(basis(record), sort_keys=True), []).append(record)
-    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
-    return template.render(
-        title=title, n=len(records), groups=[_group(group) for group in groups.values()]
-    )
+    shown = [_group(group) for group in groups.values()]
+    return filled(TEMPLATE, title=title, n=len(records), groups=shown)
 
 
 def _group(records: Sequence[Record]) -> Group:
