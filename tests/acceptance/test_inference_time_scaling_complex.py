@@ -216,6 +216,24 @@ def test_calendars_as_released_have_their_defects() -> None:
     truth["rules"] = {"duration": 30, "priority": True}
     assert legacy_score(truth, "Monday 09:00-09:30") == (True, 1.0)
     assert legacy_score(truth, "Monday 9:00-9:30") == (False, 4 / 5)
+    # Each day overwrites the priority of the one before: the last with a slot counts.
+    both = {"Monday": [[540, 600]], "Tuesday": [[600, 700]]}
+    later = {"days": ["Monday", "Tuesday", "Friday"], "free": {"Ann": both},
+             "rules": {"duration": 30, "priority": True}}  # fmt: skip
+    assert calendar.feasible(later)[0] == ("Monday", 540, 570)
+    assert not legacy_score(later, "Monday 09:00-09:30").all_passed
+    assert legacy_score(later, "Tuesday 10:00-10:30").all_passed
+    # A meeting that ends at the limit is no slot, though it passes every check.
+    ending = {**later, "rules": {"duration": 30, "not_after": 600}}
+    at_limit = ("Monday", 570, 600)
+    assert at_limit in calendar.feasible(ending)
+    assert at_limit not in legacy_feasible(ending)
+    assert legacy_score(ending, calendar.spelled(at_limit)).all_passed
+    # "No slot" fails every check even if it is right.
+    none = {**later, "free": {"Ann": {}}}
+    assert not calendar.feasible(none)
+    assert FAMILIES["calendar"].is_right({**none, "right": []}, calendar.NO_SLOT)
+    assert legacy_score(none, calendar.NO_SLOT) == (False, 0.0)
     # The form is one of the checks in the share, and without it nothing passes.
     assert legacy_score(truth, "Monday 09:30-10:15").share_passed == 2 / 5
     assert legacy_score(truth, "on Monday at nine") == (False, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import permutations
 from math import comb
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from capax.scaling.complex.sequential_run import (
     table,
     without_repeats,
 )
-from capax.scaling.complex.study import Played
+from capax.scaling.complex.study import Played, best_of
 from capax.scaling.tasks import read_tasks
 from tests.scaling.strategies.talker import Talker
 
@@ -81,7 +82,8 @@ def test_the_table_has_all_tokens_and_the_controls(tmp_path: Path) -> None:
     ]
     rows = table(runs, played, 3)
     assert rows[1]["parallel"] == pytest.approx(0.5)
-    assert rows[1]["parallel_without_repeats"] == pytest.approx(2 / 3)
+    # b is right: first (1/4), after a (1/2 1/2) or after c (1/4 1/3).
+    assert rows[1]["parallel_without_repeats"] == pytest.approx(7 / 12)
     assert rows[2]["parallel_without_repeats"] == 1
 
 
@@ -94,6 +96,24 @@ def test_never_repeating_is_drawing_without_replacement(m: int, a: int) -> None:
     assert without_repeats(played, m + 5)[0] == 1
     nothing = [Played(INSTANCES[0], [None], np.array([False]), np.ones(1))]
     assert without_repeats(nothing, 3)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "answers", ["aab", "abbc", "xyyzaa", "aaaaaaaaab", "bbbbbbbbba", "abcde", "aabbcc"]
+)
+def test_without_repeats_is_what_every_order_gives(answers: str) -> None:
+    """Against all orders of the samples; a and x are right."""
+    correct = np.array([a in "ax" for a in answers])
+    played = [Played(INSTANCES[0], list(answers), correct, np.ones(len(answers)))]
+    orders = set(permutations(answers)) if len(answers) < 8 else None
+    for n in range(1, 5):
+        chance = without_repeats(played, n)[0]
+        assert chance >= best_of(played, min(n, len(answers)))[0] - 1e-12
+        if orders is not None:
+            first = [list(dict.fromkeys(order))[:n] for order in orders]
+            hits = np.mean([any(a in "ax" for a in found) for found in first])
+            assert chance == pytest.approx(hits)
+    assert without_repeats(played, 1)[0] == pytest.approx(correct.mean())
 
 
 def test_only_generated_tasks_can_be_checked(tmp_path: Path) -> None:

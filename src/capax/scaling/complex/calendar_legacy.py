@@ -1,9 +1,11 @@
 """BA-Calendar as it was released: what published figures were scored with, defects included.
 
-Three things differ from `calendar`. Which slots exist is decided by the padded meeting, buffers and
-all, while the answer is checked bare; participants without the day are passed over when slots are
-looked for, and fail the check of availability; and "9:00" is a good form that no first slot ever
-equals. The form counts as one of the checks in the share that passed.
+Which slots exist is decided by the padded meeting, buffers and all, while the answer is checked
+bare, and a meeting that ends at the limit is no slot though the check allows it. Participants
+without the day are passed over when slots are looked for, and fail the check of availability. With
+priority the first slot of the last day that has one is asked for, because each day overwrites what
+the day before it said. "No slot" fails every check even where there is none, and "9:00" is a good
+form that no first slot ever equals. The form counts as one of the checks in the share that passed.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def legacy_feasible(truth: Mapping[str, Any]) -> list[Slot]:
             present
             and all(fits(blocks, first, last) for blocks in present)
             and first >= rules.get("not_before", 0)
-            and last <= rules.get("not_after", 24 * 60)
+            and ("not_after" not in rules or last < rules["not_after"])
             and not (day == banned_day and first < b and last > a)
             and not (rules.get("weekdays") and day in ("Saturday", "Sunday"))
         ):
@@ -53,6 +55,7 @@ def legacy_score(truth: Mapping[str, Any], answer: str) -> LegacyScore:
     padded = f"{form[1]} {int(form[2]):02}:{form[3]}-{int(form[4]):02}:{form[5]}"
     passed = {"format": True, **checks(truth, parsed(padded))}
     if truth["rules"].get("priority"):
-        first = next(iter(legacy_feasible(truth)), None)
-        passed["high_priority"] = first is not None and answer.strip() == spelled(first)
+        found = legacy_feasible(truth)
+        wanted = next((slot for slot in found if slot[0] == found[-1][0]), None)
+        passed["high_priority"] = wanted is not None and answer.strip() == spelled(wanted)
     return LegacyScore(all(passed.values()), sum(passed.values()) / len(passed))

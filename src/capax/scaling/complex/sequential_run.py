@@ -8,9 +8,9 @@ same model at equal calls.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +103,40 @@ def _opened(path: Path, settings: dict[str, Any]) -> dict[str, Rounds]:
 
 
 def without_repeats(played: Sequence[Played], n: int) -> np.ndarray:
-    """Return each instance's chance that n different answers hold a right one, [M].
+    """Return each instance's chance that the first n different answers hold a right one, [M].
 
-    The different answers among its samples come in random order; unreadable ones are none.
+    Its samples are taken in random order and what came before is skipped, so an answer that is
+    given often comes early, and no instance is solved less often than by n plain samples.
+    Unreadable ones are skipped too. Exact: with each sample at a uniform time, the first of G right
+    ones is at t with density G (1 - t)^(G - 1), and by then a wrong answer given c times has come
+    with chance 1 - (1 - t)^c; the integral of a polynomial is a sum over Gauss-Legendre points.
     """
-    chances = []
-    for one in played:
-        right = {a: bool(c) for a, c in zip(one.answers, one.correct, strict=True) if a is not None}
-        m, good = len(right), sum(right.values())
-        k = min(n, m)
-        chances.append(1 - comb(m - good, k) / comb(m, k) if m else 0.0)
-    return np.array(chances)
+    return np.array([_chance(one, n) for one in played])
+
+
+def _chance(one: Played, n: int) -> float:
+    n_right = 0
+    counts: Counter[str] = Counter()
+    for answer, is_right in zip(one.answers, one.correct, strict=True):
+        if answer is not None and is_right:
+            n_right += 1
+        elif answer is not None:
+            counts[answer] += 1
+    if n_right == 0:
+        return 0.0
+    if n > len(counts):
+        return 1.0
+    degree = n_right - 1 + counts.total()
+    points, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
+    t = (points + 1) / 2
+    seen = np.zeros((len(counts) + 1, t.size))  # [k]: k wrong answers have come
+    seen[0] = 1.0
+    for count in counts.values():
+        here = 1 - (1 - t) ** count
+        seen[1:] = seen[1:] * (1 - here) + seen[:-1] * here
+        seen[0] *= 1 - here
+    is_late = seen[n:].sum(axis=0)  # n wrong ones were before it
+    return float(1 - (weights / 2 * n_right * (1 - t) ** (n_right - 1) * is_late).sum())
 
 
 def table(
