@@ -594,6 +594,28 @@ def swarm_liars(result: dict[str, Any]) -> str:
     return f"{table(head, rows)}{text}\n\n![Accuracy over liars](images/swarm_liars.png)"
 
 
+def complex_tasks(result: dict[str, Any]) -> str:
+    """Families by what samples show, beside blind guessing."""
+
+    def rows() -> Iterator[list[str]]:
+        for family, row in result["families"].items():
+            levels = row["levels"]
+            name = f"{family} {levels[0]}" + (f" to {levels[-1]}" if len(levels) > 1 else "")
+            shares = (row[k] for k in ("worst", "average", "majority", "best", "blind"))
+            yield [
+                name, str(row["n_instances"]), *(f"{share:.1%}" for share in shares),
+                f"{row['format_failure_rate']:.1%}", f"{row['tokens_mean']:.0f}",
+            ]  # fmt: skip
+
+    head = ["family, level", "tasks", "worst", "average", "vote", "best", "blind best",
+            "unreadable", "tokens"]  # fmt: skip
+    return (
+        f"{table(head, rows())}\n\n{result['model']}, {result['repeats']} samples each at "
+        f"temperature {result['temperature']:g}, at most {result['max_tokens']} tokens. Blind best "
+        "is that of as many uniform guesses."
+    )
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
@@ -606,6 +628,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sweep": ("records.md", sweep),
     "sampling": ("repeated-sampling.md", sampling),
     "procbench": ("procbench.md", procbench),
+    "complex_tasks": ("complex-tasks.md", complex_tasks),
     "trained_swarm": ("swarm.md", trained_swarm),
     "swarm_liars": ("swarm.md", swarm_liars),
     "contention": ("idealized-runtime.md", contention),

@@ -185,7 +185,7 @@ def test_the_harness_reads_an_exported_run(tmp_path: Path, run: Path) -> None:
 def test_workers_draw_the_same_samples_and_go_on_after_a_kill(tmp_path: Path, tasks: Path) -> None:
     pytest.importorskip("ray")
     arguments = ("scale", "sample", str(gguf_model("llama")), str(tasks), "--checker", "numeric",
-                 "-n", "60", "-N", "24", "--choices", "4", "--ignore-eos")  # fmt: skip
+                 "-n", "100", "-N", "160", "--choices", "4", "--ignore-eos")  # fmt: skip
 
     def samples(folder: str) -> list[str]:
         return sorted((tmp_path / folder / "samples.jsonl").read_text().splitlines())
@@ -201,6 +201,8 @@ def test_workers_draw_the_same_samples_and_go_on_after_a_kill(tmp_path: Path, ta
         time.sleep(0.01)
     process.kill()
     process.wait()
+    n_before = file.read_bytes().count(b"\n")
+    assert 0 < n_before < 3 * 160  # killed at work
     resumed = capax(tmp_path, *pooled)
     assert resumed.returncode == 0, resumed.stderr
     assert samples("pool") == samples("alone")

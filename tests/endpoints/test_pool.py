@@ -86,6 +86,7 @@ async def test_a_lost_workers_calls_go_to_the_other_and_are_paid_for(model: Path
         os.kill(pool.pids[0], signal.SIGKILL)
         assert {c.text for c in await asyncio.gather(*calls)} == {expected}
         lost = [e for e in entries if e.status == "unknown"]
+        assert lost  # killed at work
         assert all(e.completion_tokens == 200 for e in lost)
         assert len(entries) == 17 + len(lost)
         assert len(pool.pids) == 1
