@@ -70,7 +70,8 @@ def measure(model: str, work: Path) -> dict[str, Any]:
             "levels": list(LEVELS[family]),
         }
     return {
-        "model": Path(model).stem, "repeats": REPEATS, "temperature": TEMPERATURE, "max_tokens": MAX_TOKENS,
+        "model": Path(model).stem,
+        "repeats": REPEATS, "temperature": TEMPERATURE, "max_tokens": MAX_TOKENS,
         "families": families,
     }  # fmt: skip
 

@@ -61,8 +61,9 @@ def command(
     from capax.cli.perplexity import read_text
     from capax.files.digest import weights_digest
     from capax.files.model_file import open_model
+    from capax.files.picture import require_matplotlib
     from capax.files.registry import resolve
-    from capax.measuring.record_picture import draw, require_matplotlib
+    from capax.measuring.record_picture import draw
     from capax.measuring.sweep import Sweep, Text
 
     require_matplotlib()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import click
 from capax.cli.asked import Where, progress_of, run_facts, where_options
 from capax.cli.options import json_option, model_argument
 from capax.errors import ConfigError
+from capax.files.picture import has_matplotlib, require_matplotlib, save_picture, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +103,8 @@ def command(
     write_atomically(out / "compare.json", text.encode() + b"\n", 0o644)
     if plot is not None:
         draw(plot, rows)
-    html = compare_page(out, [cell.name for cell in cells], rows, _svg(rows))
+    svg = svg_of(_figure(rows)) if has_matplotlib() else None
+    html = compare_page(out, [cell.name for cell in cells], rows, svg)
     write_atomically(out / "report.html", html.encode(), 0o644)
     if as_json:
         click.echo(text)
@@ -121,26 +122,8 @@ def command(
 
 def draw(path: Path, rows: list[Row]) -> None:
     """Draw accuracy over tokens. Raises ConfigError without matplotlib."""
-    try:
-        figure = _figure(rows)
-    except ImportError:
-        raise ConfigError("a picture needs: pip install 'capax[plots]'") from None
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
-
-
-def _svg(rows: list[Row]) -> bytes | None:
-    """Return the picture to embed; none without matplotlib."""
-    try:
-        from matplotlib import rc_context
-    except ImportError:
-        return None
-    file = io.BytesIO()
-    with rc_context({"svg.hashsalt": "capax"}):  # the same rows give the same bytes
-        _figure(rows).savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    require_matplotlib()
+    save_picture(path, _figure(rows))
 
 
 def _figure(rows: list[Row]) -> Figure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capax.cli.options import json_option
-from capax.errors import ConfigError
+from capax.files.picture import require_matplotlib, save_picture
 
 if TYPE_CHECKING:
     from capax.scaling.coverage import Forecast, Point, PowerLaw
@@ -138,10 +138,9 @@ def draw(
     forecasts: list[Forecast],
 ) -> None:
     """Write a picture of the curve. Raises ConfigError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("a picture needs: pip install 'capax[plots]'") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     ks = [point.k for point in points]
@@ -164,7 +163,4 @@ def draw(
     axes.set_xlabel("samples per problem")
     axes.set_ylabel("share of problems solved")
     axes.legend()
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
+    save_picture(path, figure)

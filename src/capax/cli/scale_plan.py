@@ -10,6 +10,7 @@ import click
 
 from capax.cli.options import json_option
 from capax.errors import ConfigError
+from capax.files.picture import has_matplotlib, require_matplotlib, save_picture, svg_of
 
 if TYPE_CHECKING:
     from capax.scaling.coverage import Counts
@@ -162,34 +163,17 @@ def _print(made: Plan, rows: list[Chosen]) -> None:
 def _write_page(
     path: Path, pilot: Path, data: Counts | Chains, made: Plan, rows: list[Chosen]
 ) -> None:
-    import io
-
     from capax.files.registry import write_atomically
     from capax.scaling.saturation_report import plan_page
 
-    svg = None
-    try:
-        from matplotlib import rc_context
-    except ImportError:
-        pass
-    else:
-        file = io.BytesIO()
-        with rc_context({"svg.hashsalt": "capax"}):
-            _figure(data, made).savefig(file, format="svg", metadata={"Date": None})
-        svg = file.getvalue()
+    svg = svg_of(_figure(data, made)) if has_matplotlib() else None
     write_atomically(path, plan_page(pilot.name, data, made, rows, svg).encode(), 0o644)
 
 
 def _draw(path: Path, data: Counts | Chains, made: Plan) -> None:
     """Write a picture of measured and fitted curves. Raises ConfigError without matplotlib."""
-    try:
-        figure = _figure(data, made)
-    except ImportError:
-        raise ConfigError("a picture needs: pip install 'capax[plots]'") from None
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
+    require_matplotlib()
+    save_picture(path, _figure(data, made))
 
 
 def _figure(data: Counts | Chains, made: Plan) -> Any:

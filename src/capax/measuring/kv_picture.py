@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capax.errors import ConfigError
+from capax.files.picture import require_matplotlib, save_picture
 from capax.measuring.kv_report import MethodReport
 
 LEAST_KL = 1e-6  # where methods without a difference are drawn
@@ -15,10 +15,9 @@ _MARKERS = "osD^vP*X<>ph"
 
 def draw(reports: Sequence[MethodReport], path: Path, title: str) -> None:
     """Write the picture; controls are hollow. Raises ConfigError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("a picture needs: pip install 'capax[plots]'") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     has_speeds = any(r.speeds for r in reports)
     figure = Figure(figsize=(11 if has_speeds else 6.5, 5.4), layout="constrained")
     panels = figure.subplots(1, 2 if has_speeds else 1, squeeze=False)[0]
@@ -31,10 +30,7 @@ def draw(reports: Sequence[MethodReport], path: Path, title: str) -> None:
         axes.grid(visible=True, alpha=0.25)
     handles, names = panels[-1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
+    save_picture(path, figure)
 
 
 def _style(number: int, report: MethodReport) -> dict[str, Any]:

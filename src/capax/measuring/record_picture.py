@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capax.errors import ConfigError
+from capax.files.picture import require_matplotlib, save_picture
 from capax.measuring.records import Record, basis
 
 MAX_BARS = 60
@@ -34,18 +35,7 @@ def draw(records: Sequence[Record], figure: str, against: str | None, path: Path
     else:
         picture = Figure(figsize=(7, 4.4), layout="constrained")
         _points(picture.subplots(), list(groups.values()), figure, against)
-    try:
-        picture.savefig(path, dpi=120)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
-
-
-def require_matplotlib() -> None:
-    """Raise ConfigError without matplotlib, before anything is measured for a picture."""
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise ConfigError("a picture needs: pip install 'capax[plots]'")
+    save_picture(path, picture)
 
 
 def label(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from capax.errors import ConfigError
+from capax.files.picture import save_picture
 from capax.measuring.procbench.report import Report
 
 
@@ -37,7 +37,4 @@ def draw(report: Report, path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend()
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} cannot be written as a picture: {e}") from None
+    save_picture(path, figure)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 from capax.files.page import Table, page
+from capax.files.picture import has_matplotlib, svg_of
 
 CURVES = ("best", "majority", "average", "worst")
 
@@ -21,7 +21,8 @@ def study_page(name: str, reports: Mapping[str, Mapping[str, Any]], settings: st
     )
     tables = [_table(family, figures) for family, figures in reports.items()]
     alt = "worst, average, vote, best and blind guessing over difficulty, by family"
-    return page(f"Generated tasks: {name}", summary, tables, settings, svg=curves(reports), alt=alt)
+    svg = curves(reports) if has_matplotlib() else None
+    return page(f"Generated tasks: {name}", summary, tables, settings, svg=svg, alt=alt)
 
 
 def _table(family: str, figures: Mapping[str, Any]) -> Table:
@@ -52,13 +53,10 @@ def _table(family: str, figures: Mapping[str, Any]) -> Table:
     )
 
 
-def curves(reports: Mapping[str, Mapping[str, Any]]) -> bytes | None:
-    """Return the curves over difficulty as SVG, the same bytes for the same reports."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
+def curves(reports: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Return the curves over difficulty as SVG."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(3.4 * min(len(reports), 3), 3.0 * -(-len(reports) // 3)),
                     layout="constrained")  # fmt: skip
     panels = figure.subplots(-(-len(reports) // 3), min(len(reports), 3), squeeze=False).ravel()
@@ -75,7 +73,4 @@ def curves(reports: Mapping[str, Mapping[str, Any]]) -> bytes | None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("right")
     panels[0].legend(fontsize=7)
-    file = io.BytesIO()
-    with rc_context({"svg.hashsalt": "capax"}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    return svg_of(figure)
