@@ -378,6 +378,10 @@ void bind_program(nb::module_& m) {
       .def_prop_ro("page_nbytes", &PagePool::page_nbytes)
       .def_prop_ro("resident_nbytes", &PagePool::resident_nbytes);
 
+  nb::class_<Pace>(m, "Pace", "How many threads of a team to use; see parallel/pace.h. Times are nanoseconds.")
+      .def(nb::init<int>(), "n_threads"_a)
+      .def("next", &Pace::next, "now_ns"_a, "Threads for a step that begins now.")
+      .def("record", &Pace::record, "now_ns"_a, "step_ns"_a, "waited_ns"_a, "That step has ended now.");
   nb::class_<RecordedProgram>(m, "Program")
       .def(nb::init<int>(), "n_threads"_a)
       .def(
@@ -452,7 +456,11 @@ void bind_program(nb::module_& m) {
           },
           "buffer"_a, "The rows of a buffer, float32 [rows, width]: a view kept alive by the program.")
       .def_prop_ro("n_operations", [](const RecordedProgram& self) { return self.program.n_operations(); })
-      .def_prop_ro("n_threads", [](RecordedProgram& self) { return self.program.team().size(); })
+      .def_prop_ro("n_threads", [](const RecordedProgram& self) { return self.program.n_threads(); })
+      .def_prop_ro("n_active_threads", [](const RecordedProgram& self) { return self.program.n_active(); },
+                   "Threads that the last step used: fewer while other processes keep the cores busy.")
+      .def("fix_threads", [](RecordedProgram& self, int n_threads) { self.program.fix_threads(n_threads); }, "n_threads"_a,
+           "Use so many threads whatever else runs; 0: as many as do not stand waiting for each other.")
       .def_prop_ro("scratch_nbytes", [](const RecordedProgram& self) { return self.program.scratch_nbytes(); });
 }
 

@@ -52,6 +52,7 @@ void LinearOperation::add_output(Output output) {
   if (is_used) throw std::invalid_argument("an output needs a buffer that nothing else in the operation uses");
   (output.weight->is_integer() ? needs_integer_ : needs_float_) = true;
   is_streamed_ = is_streamed_ || output.weight->residency() == Residency::Streamed;
+  if (is_streamed_) program_.expect_reads();
   n_groups_ += output.weight->n_groups();
   weight_scratch_nbytes_ = std::max(weight_scratch_nbytes_, align64(output.weight->scratch_nbytes()));
   outputs_.push_back(std::move(output));

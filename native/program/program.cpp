@@ -58,23 +58,36 @@ void Program::reserve(int64_t n_tokens, int64_t n_logit_rows) {
   max_logit_rows_ = n_logit_rows;
 }
 
+void Program::fix_threads(int n_threads) {
+  if (n_threads < 0 || n_threads > team_.n_threads())
+    throw std::invalid_argument("a program of " + std::to_string(team_.n_threads()) + " threads cannot use " +
+                                std::to_string(n_threads));
+  std::lock_guard<std::mutex> lock(running_);
+  n_fixed_ = n_threads;
+}
+
 void Program::run(const Step& step, int64_t begin, int64_t end) {
   std::lock_guard<std::mutex> lock(running_);
   if (max_tokens_ == 0) throw std::invalid_argument("no rows are reserved");
   if (step.n_tokens > max_tokens_ || step.n_logit_rows > max_logit_rows_)
     throw std::invalid_argument("the step has more rows than the program has room for");
+  const int64_t started = monotonic_ns();
+  const int n_active = n_fixed_ ? n_fixed_ : pace_.next(started);
+  n_active_.store(n_active, std::memory_order_relaxed);
   for (int64_t i = begin; i < end; ++i) {
     Operation& operation = *operations_[static_cast<size_t>(i)];
-    operation.prepare(step, team_.size());
+    operation.prepare(step, n_active);
     operation.counter.next.store(0, std::memory_order_relaxed);
   }
   Context context{kernels(), team_, step, {}, {}, {}};
-  team_.run([&](int rank) {
+  team_.run(n_active, [&](int rank) {
     for (int64_t i = begin; i < end; ++i) {
       operations_[static_cast<size_t>(i)]->run(context, rank);
       team_.barrier(rank);
     }
   });
+  const int64_t ended = monotonic_ns();
+  if (!n_fixed_) pace_.record(ended, ended - started, team_.waited_ns());
   if (context.failed.load()) throw WeightReadError(context.message);
 }
 

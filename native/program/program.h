@@ -139,7 +139,7 @@ class Operation {
 
 class Program {
  public:
-  explicit Program(int n_threads) : team_(n_threads) {}
+  explicit Program(int n_threads) : team_(n_threads), pace_(team_.n_threads()) {}
 
   // A buffer of float32 rows of this width; returns its id. A `gathered` buffer has one row for
   // each of the step's `logit_rows` instead of one for each token.
@@ -164,7 +164,13 @@ class Program {
   // What operations need while they run. One memory serves all of them, one after another: it
   // stays in cache, and a model of many layers takes no more than its widest operation.
   Scratch& operation_scratch() { return operation_scratch_; }
-  Team& team() { return team_; }
+  int n_threads() const { return team_.n_threads(); }
+  // Threads that the last step used: fewer while others keep the cores busy, see Pace.
+  int n_active() const { return n_active_.load(std::memory_order_relaxed); }
+  // Use so many threads from now on whatever the waits; 0: as the waits say. At most n_threads.
+  void fix_threads(int n_threads);
+  // An operation reads files while it runs: a long wait is then for the disk and says nothing of cores.
+  void expect_reads() { n_fixed_ = team_.n_threads(); }
 
  private:
   struct Buffer {
@@ -173,6 +179,9 @@ class Program {
     Scratch memory;
   };
   Team team_;
+  Pace pace_;
+  int n_fixed_ = 0;  // 0: the pace decides
+  std::atomic<int> n_active_{team_.n_threads()};
   std::mutex running_;
   std::vector<Buffer> buffers_;
   Scratch operation_scratch_;
