@@ -13,6 +13,7 @@ SOURCES = [
     "dispatch.cpp",
     "kernels_scalar.cpp",
     "kernels_neon.cpp",
+    "kv/codec.cpp",
     "matmul/pack.cpp",
     "matmul/weight.cpp",
     "quants/dequantize.cpp",
