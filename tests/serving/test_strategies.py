@@ -152,3 +152,152 @@ async def test_the_openai_client_needs_nothing_special(live_server: LiveServer) 
         assert answer.choices[0].message.content is not None
         assert answer.usage is not None
         assert answer.usage.completion_tokens <= 12
+
+
+# --- the other protocols -------------------------------------------------------------------------
+
+QUESTION = [{"role": "user", "content": "Which is it?"}]
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/responses": {"input": QUESTION, "max_output_tokens": 8},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 8},
+}
+
+
+def text_of(path: str, answer: dict[str, Any]) -> str:
+    if path == "/v1/messages":
+        return "".join(block["text"] for block in answer["content"])
+    return "".join(part["text"] for item in answer["output"] for part in item["content"])
+
+
+async def ask(client: httpx2.AsyncClient, path: str, **fields: Any) -> httpx2.Response:
+    body = {"model": MODEL_NAME, "seed": 1, "temperature": 0.8, **BODIES[path], **fields}
+    return await client.post(path, json=body)
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_every_protocol_has_the_chats_strategies(
+    client: httpx2.AsyncClient, path: str
+) -> None:
+    asked = {
+        "seed": 1,
+        "temperature": 0.8,
+        "max_tokens": 8,
+        "messages": QUESTION,
+        "strategy": "majority:n=3",
+    }
+    expected = await chat(client, **asked, ignore_eos=True)
+    answer = (await ask(client, path, strategy="majority:n=3", ignore_eos=True)).json()
+    assert text_of(path, answer) == expected["choices"][0]["message"]["content"]
+    assert answer["usage"]["output_tokens"] == 24 == expected["usage"]["completion_tokens"]
+    if path == "/v1/responses":
+        assert answer["capax"]["strategy"] == expected["capax"]["strategy"]
+        assert answer["usage"]["total_tokens"] == expected["usage"]["total_tokens"]
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_streams_of_every_protocol_bring_the_chosen_answer(
+    client: httpx2.AsyncClient, path: str
+) -> None:
+    whole = (await ask(client, path, strategy="best:n=2")).json()
+    streamed = await ask(client, path, strategy="best:n=2", stream=True)
+    events = [
+        json.loads(line.removeprefix("data: "))
+        for line in streamed.text.splitlines()
+        if line.startswith("data: {")
+    ]
+    deltas = [event["delta"] for event in events if event["type"].endswith("_text.delta")]
+    blocks = [e["delta"]["text"] for e in events if e["type"] == "content_block_delta"]
+    assert "".join(deltas or blocks) == text_of(path, whole)
+    last = events[-1 if path == "/v1/responses" else -2]
+    usage = last["response"]["usage"] if path == "/v1/responses" else last["usage"]
+    assert usage["output_tokens"] == whole["usage"]["output_tokens"]
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_server_of_a_strategy_answers_every_protocol_by_it(
+    tiny_llm: LLM, path: str
+) -> None:
+    tool = {"name": "f", "parameters": {"type": "object"}, "input_schema": {"type": "object"}}
+    tools = [tool if path == "/v1/messages" else {"type": "function", **tool}]
+    async with client_of(tiny_llm, strategy="majority:n=3") as client:
+        assert (await ask(client, path, ignore_eos=True)).json()["usage"]["output_tokens"] == 24
+        alone = (await ask(client, path, ignore_eos=True, tools=tools)).json()
+        assert alone["usage"]["output_tokens"] == 8  # no strategy calls tools
+        refusal = await ask(client, path, tools=tools, strategy="majority:n=3")
+        assert refusal.status_code == 400
+        assert "tools" in refusal.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"strategy": "oracle"}, 400),
+        ({"max_total_tokens": 100}, 400),
+        ({"strategy": "majority", "max_total_tokens": 3}, 400),
+        ({"strategy": "majority", "n": 2}, 400),
+        ({"model": "other@majority:n=2"}, 404),
+        ({"model": "bon-other"}, 404),
+    ],
+)
+async def test_what_cannot_be_is_refused_everywhere(
+    client: httpx2.AsyncClient, path: str, fields: dict[str, Any], status: int
+) -> None:
+    assert (await ask(client, path, **fields)).status_code == status
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_cap_holds_in_every_protocol(client: httpx2.AsyncClient, path: str) -> None:
+    answer = await ask(client, path, strategy="majority:n=12", max_total_tokens=90, ignore_eos=True)
+    used = answer.json()["usage"]
+    n_prompt = used["input_tokens"] + used.get("cache_read_input_tokens", 0)
+    assert 0 < n_prompt + used["output_tokens"] <= 90
+
+
+@pytest.mark.parametrize(
+    ("model", "spec"),
+    [
+        (f"self_consistency-{MODEL_NAME}", "majority"),
+        (f"majority_voting-{MODEL_NAME}", "majority"),
+        (f"bon-{MODEL_NAME}", "best"),
+        (f"moa-{MODEL_NAME}", "mixture"),
+    ],
+)
+async def test_names_of_models_as_optillm_writes_them(
+    client: httpx2.AsyncClient, model: str, spec: str
+) -> None:
+    expected = await chat(client, strategy=spec)
+    answer = await chat(client, model=model)
+    assert answer["choices"] == expected["choices"]
+    assert answer["capax"]["strategy"] == expected["capax"]["strategy"]
+
+
+async def test_a_served_name_wins_over_a_prefix(tiny_llm: LLM) -> None:
+    async with client_of(tiny_llm, model_name="bon-tiny") as client:
+        answer = await chat(client, model="bon-tiny")
+        assert answer["capax"]["strategy"][0]["method"] == "autoregressive"
+        assert (await chat(client, model="bon-bon-tiny"))["capax"]["strategy"][0]["method"] != (
+            "autoregressive"
+        )
+    async with client_of(tiny_llm) as client:
+        for unknown in (f"mcts-{MODEL_NAME}", f"moa&bon-{MODEL_NAME}", "moa-", "-"):
+            await refused(client, 404, model=unknown)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions/input_tokens", {"messages": QUESTION}),
+        ("/v1/responses/input_tokens", {"input": QUESTION}),
+        ("/v1/messages/count_tokens", {"messages": QUESTION}),
+    ],
+)
+async def test_tokens_are_counted_for_a_name_with_a_strategy(
+    client: httpx2.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    plain = (await client.post(path, json={"model": MODEL_NAME, **body})).json()
+    for name in (f"{MODEL_NAME}@majority:n=2", f"moa-{MODEL_NAME}"):
+        counted = await client.post(path, json={"model": name, **body})
+        assert counted.json() == plain
+    missing = await client.post(path, json={"model": "other@majority", **body})
+    assert missing.status_code == 404

@@ -32,7 +32,7 @@ from capax.methods import Chosen
 from capax.serving.body import body_schema, read_body
 from capax.serving.chunks import ChunkWriter, envelope
 from capax.serving.conversation import MESSAGES
-from capax.serving.errors import check_model, invalid
+from capax.serving.errors import invalid
 from capax.serving.fields import SamplingFields, number
 from capax.serving.form import FormFields
 from capax.serving.generation import (
@@ -66,15 +66,16 @@ from capax.serving.state import Server, server_of
 from capax.serving.strategies import (
     Asked,
     StrategicAnswer,
-    model_and_strategy,
-    strategy_of,
+    StrategyFields,
+    StrategyRun,
+    named_strategy,
+    strategy_for,
 )
 
 router = APIRouter()
 
 T = TypeVar("T")
 
-TOTAL_TOKENS = Limits(1, INT32_MAX, is_integer=True)
 MAX_TOKENS = number("max_tokens", Limits(-1, INT32_MAX, is_integer=True))
 
 
@@ -88,7 +89,7 @@ class ConversationFields(SamplingFields):
     chat_template: Any = None
 
 
-class ChatRequest(ConversationFields, FormFields):
+class ChatRequest(ConversationFields, FormFields, StrategyFields):
     """The body of `/v1/chat/completions`."""
 
     tools: list[dict[str, Any]] | None = None
@@ -101,9 +102,6 @@ class ChatRequest(ConversationFields, FormFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, number("top_logprobs", LIMITS["logprobs"])] = None
     return_progress: bool | None = None
-
-    strategy: str | None = None
-    max_total_tokens: Annotated[int | None, number("max_total_tokens", TOTAL_TOKENS)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +118,8 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     body = await read_body(request, ChatRequest)
     server = server_of(request)
-    name, strategy = model_and_strategy(body.model)
-    if body.model in server.model_names:  # a name of its own may have an '@'
-        name, strategy = body.model, None
-    check_model(server, name)
+    chosen = strategy_for(server, body.model, body, obstacle(body))
     _check(body)
-    chosen = strategy_of(server, body.strategy or strategy, body.max_total_tokens, _obstacle(body))
     if chosen is not None:
         return await _by_strategy(request, server, body, chosen)
     answer = ChatAnswer(server, body, await prepare(server, body))
@@ -142,25 +136,24 @@ async def chat_completions(request: Request) -> Response:
 async def _by_strategy(
     request: Request, server: Server, body: ChatRequest, chosen: Chosen
 ) -> Response:
-    turn = await prepare(server, body)
-
-    async def ids_of(messages: Sequence[Message]) -> list[int]:
-        return await conversation_ids(
-            server, body.model_copy(update={"messages": list(messages)}), turn.shape
-        )
-
-    answer = StrategicAnswer(
-        server,
-        chosen,
-        Asked(request, turn.generation, ids_of, turn.shape.parser),
-        body.messages or [],
-        body.max_total_tokens,
-        includes_usage=body.includes_usage,
-    )
+    run = strategy_run(request, body, await prepare(server, body), chosen)
+    answer = StrategicAnswer(run, includes_usage=body.includes_usage)
     if body.stream:
         return EventStream(answer.chunks())
     whole = await answer.whole()
     return Response(msgspec.json.encode(whole), media_type="application/json")
+
+
+def strategy_run(request: Request, body: ChatRequest, turn: Turn, chosen: Chosen) -> StrategyRun:
+    """Return the run of a strategy that answers a prepared chat."""
+
+    async def ids_of(messages: Sequence[Message]) -> list[int]:
+        return await conversation_ids(
+            server_of(request), body.model_copy(update={"messages": list(messages)}), turn.shape
+        )
+
+    asked = Asked(request, turn.generation, ids_of, turn.shape.parser)
+    return StrategyRun(chosen, asked, body.messages or [], body.max_total_tokens)
 
 
 @router.post("/v1/chat/completions/input_tokens", openapi_extra=body_schema(ChatRequest))
@@ -168,7 +161,7 @@ async def input_tokens(request: Request) -> Response:
     """Count the prompt tokens that a chat request would have."""
     body = await read_body(request, ChatRequest)
     server = server_of(request)
-    check_model(server, body.model)
+    named_strategy(server, body.model)
     shape = await shape_for(server, body)
     ids = await conversation_ids(server, body, shape, only_counts=True)
     counted = {"object": "chat.completion.input_tokens", "input_tokens": len(ids)}
@@ -289,7 +282,7 @@ def _template(llm: LLM, has_tools: bool) -> str:
     return for_tools or llm.file.chat_template or template_of(llm.tokenizer)
 
 
-def _obstacle(body: ChatRequest) -> str | None:
+def obstacle(body: ChatRequest) -> str | None:
     """Return the field of a request that an answer made out of several cannot have."""
     if body.n is not None and body.n > 1:
         return "n"

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 
@@ -206,11 +206,17 @@ async def submit(request: Request, generations: Sequence[Generation]) -> Submitt
     return Submitted(streams)
 
 
+class Closable(Protocol):
+    """What has to be ended."""
+
+    async def aclose(self) -> None: ...
+
+
 class Chunks:
     """The bytes of a response that streams. Closing it takes the generations back, also when
     nobody has begun to read."""
 
-    def __init__(self, submitted: Submitted, encoded: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, submitted: Closable, encoded: AsyncGenerator[bytes, None]) -> None:
         self._submitted = submitted
         self._encoded = encoded
 

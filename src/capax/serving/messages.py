@@ -11,16 +11,16 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from capax.decoding.params import INT32_MAX, Limits, show
-from capax.engine.outputs import RequestOutput
 from capax.serving.body import body_schema, read_body
-from capax.serving.chat import ChatRequest, conversation_ids, prepare, shape_for
-from capax.serving.errors import ApiError, check_model, invalid
-from capax.serving.fields import STOP, SamplingFields, number
-from capax.serving.generation import Chunks, Submitted, new_id, submit
+from capax.serving.chat import ChatRequest, conversation_ids, shape_for
+from capax.serving.errors import ApiError, invalid
+from capax.serving.fields import STOP, number
+from capax.serving.generation import Chunks, new_id
 from capax.serving.shape import Delta
 from capax.serving.sse import EventStream, anthropic_error, event_lines
 from capax.serving.state import Server, server_of
-from capax.serving.turns import TurnAnswer, chat_request
+from capax.serving.strategies import named_strategy
+from capax.serving.turns import Answer, Ending, TurnFields, answer_of, chat_request, read
 
 router = APIRouter()
 
@@ -29,7 +29,7 @@ _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"
 _MEDIA = frozenset({"image", "document"})
 
 
-class MessagesRequest(SamplingFields):
+class MessagesRequest(TurnFields):
     """The body of `/v1/messages`; sampling fields beyond Anthropic's are taken too."""
 
     messages: list[dict[str, Any]] | None = None
@@ -50,18 +50,13 @@ async def messages(request: Request) -> Response:
     """Answer a conversation in blocks."""
     body = await read_body(request, MessagesRequest)
     server = server_of(request)
-    check_model(server, body.model)
     if body.max_tokens is None:
         raise invalid("max_tokens is missing; say how long the answer may be", param="max_tokens")
-    turn = await prepare(server, _chat(body))
-    answer = TurnAnswer(turn)
-    writer = MessageWriter(server, body, len(turn.generation.prompt_ids))
-    submitted = await submit(request, [turn.generation])
+    _, n_prompt, answer = await answer_of(request, body, lambda: _chat(body))
+    writer = MessageWriter(server, body, n_prompt)
     if body.stream:
-        events = writer.stream(answer, submitted)
-        return EventStream(Chunks(submitted, events), on_error=anthropic_error)
-    await answer.read(submitted, writer.add)
-    writer.finish(answer)
+        return EventStream(Chunks(answer, writer.stream(answer)), on_error=anthropic_error)
+    writer.finish(await read(answer, writer.add))
     return Response(msgspec.json.encode(writer.message), media_type="application/json")
 
 
@@ -70,7 +65,7 @@ async def count_tokens(request: Request) -> Response:
     """Count the tokens that the prompt of a message would have."""
     body = await read_body(request, MessagesRequest)
     server = server_of(request)
-    check_model(server, body.model)
+    named_strategy(server, body.model)
     chat = _chat(body)
     ids = await conversation_ids(server, chat, await shape_for(server, chat), only_counts=True)
     return Response(msgspec.json.encode({"input_tokens": len(ids)}), media_type="application/json")
@@ -230,34 +225,32 @@ class MessageWriter:
             "usage": _usage(n_prompt, 0, 0),
         }
 
-    async def stream(self, answer: TurnAnswer, submitted: Submitted) -> AsyncGenerator[bytes, None]:
+    async def stream(self, answer: Answer) -> AsyncGenerator[bytes, None]:
         """Yield the events, all that are ready together at once."""
         yield _event("message_start", message=self.message) + _event("ping")
-        async with aclosing(answer.deltas(submitted)) as news:
+        async with aclosing(answer.deltas()) as news:
             async for deltas in news:
                 yield self.add(deltas)
-        yield self.finish(answer)
+        yield self.finish(answer.ending)
 
     def add(self, deltas: list[Delta]) -> bytes:
         """Take deltas of a chat; return their events."""
         return b"".join(map(self._add, deltas))
 
-    def finish(self, answer: TurnAnswer) -> bytes:
+    def finish(self, ending: Ending) -> bytes:
         """Take the end; return the last events."""
         events = self._close()
-        output = answer.output
-        stop = self._stop_sequence(output) if answer.reason == "stop" else None
-        reason = _REASONS[answer.reason] if stop is None else "stop_sequence"
-        used = output.usage
+        stop = self._stop_sequence(ending.token_ids) if ending.reason == "stop" else None
+        reason = _REASONS[ending.reason] if stop is None else "stop_sequence"
+        used = ending.usage
         usage = _usage(used.prompt_tokens, used.cached_tokens, used.completion_tokens)
         self.message |= {"stop_reason": reason, "stop_sequence": stop, "usage": usage}
         delta = {"stop_reason": reason, "stop_sequence": stop}
         return events + _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
 
-    def _stop_sequence(self, output: RequestOutput) -> str | None:
-        """Return the stop sequence that ended the answer, None if the model did."""
-        ids = output.token_ids
-        if not self._stops or ids[-1] in self._tokenizer.eos_ids:
+    def _stop_sequence(self, ids: list[int]) -> str | None:
+        """Return the stop sequence that ended the answer, None if the model did, or who knows."""
+        if not self._stops or not ids or ids[-1] in self._tokenizer.eos_ids:
             return None
         # It is in the last tokens, after the text that was shown.
         longest = max(len(stop.encode()) for stop in self._stops)

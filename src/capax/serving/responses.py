@@ -16,16 +16,17 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from capax.decoding.params import INT32_MAX, Limits, show
-from capax.engine.outputs import RequestOutput
+from capax.engine.outputs import Usage
 from capax.serving.body import body_schema, read_body
-from capax.serving.chat import ChatRequest, Turn, conversation_ids, prepare, shape_for
-from capax.serving.errors import ApiError, check_model, invalid
-from capax.serving.fields import SamplingFields, number
-from capax.serving.generation import Chunks, Submitted, capacity_of, new_id, submit
+from capax.serving.chat import ChatRequest, conversation_ids, shape_for
+from capax.serving.errors import ApiError, invalid
+from capax.serving.fields import number
+from capax.serving.generation import Chunks, new_id
 from capax.serving.shape import Delta
 from capax.serving.sse import EventStream, event_lines
 from capax.serving.state import Server, server_of
-from capax.serving.turns import TurnAnswer, chat_request
+from capax.serving.strategies import named_strategy
+from capax.serving.turns import Answer, Ending, TurnFields, answer_of, chat_request, read
 
 router = APIRouter()
 
@@ -38,7 +39,7 @@ _PARAMS = {
 MAX_OUTPUT = number("max_output_tokens", Limits(1, INT32_MAX, is_integer=True))
 
 
-class ResponsesRequest(SamplingFields):
+class ResponsesRequest(TurnFields):
     """The body of `/v1/responses`; sampling fields beyond OpenAI's are taken too."""
 
     input: str | list[dict[str, Any]] | None = None
@@ -65,16 +66,15 @@ async def responses(request: Request) -> Response:
     """Answer a conversation in items."""
     body = await read_body(request, ResponsesRequest)
     server = server_of(request)
-    check_model(server, body.model)
-    chat, turn = await _prepared(server, body)
-    answer = TurnAnswer(turn)
+    try:
+        chat, _, answer = await answer_of(request, body, lambda: _chat(body))
+    except ApiError as error:  # speaks of the chat's fields
+        error.param = _PARAMS.get(error.param or "", error.param)
+        raise
     writer = ResponseWriter(server, body, chat)
-    submitted = await submit(request, [turn.generation])
     if body.stream:
-        events = writer.stream(answer, submitted)
-        return EventStream(Chunks(submitted, events), on_error=writer.failed)
-    await answer.read(submitted, writer.add)
-    writer.finish(answer)
+        return EventStream(Chunks(answer, writer.stream(answer)), on_error=writer.failed)
+    writer.finish(await read(answer, writer.add))
     return Response(msgspec.json.encode(writer.response), media_type="application/json")
 
 
@@ -83,20 +83,11 @@ async def input_tokens(request: Request) -> Response:
     """Count the tokens that the input of a response would have."""
     body = await read_body(request, ResponsesRequest)
     server = server_of(request)
-    check_model(server, body.model)
+    named_strategy(server, body.model)
     chat = _chat(body)
     ids = await conversation_ids(server, chat, await shape_for(server, chat), only_counts=True)
     counted = {"object": "response.input_tokens", "input_tokens": len(ids)}
     return Response(msgspec.json.encode(counted), media_type="application/json")
-
-
-async def _prepared(server: Server, body: ResponsesRequest) -> tuple[ChatRequest, Turn]:
-    try:
-        chat = _chat(body)
-        return chat, await prepare(server, chat)
-    except ApiError as error:  # speaks of the chat's fields
-        error.param = _PARAMS.get(error.param or "", error.param)
-        raise
 
 
 # --- from items to messages -----------------------------------------------------------------
@@ -209,8 +200,6 @@ class ResponseWriter:
     """The response of one request, and the events that tell of its making."""
 
     def __init__(self, server: Server, body: ResponsesRequest, chat: ChatRequest) -> None:
-        self._server = server
-        self._chat = chat
         self._n_events = 0
         self._item: dict[str, Any] | None = None  # the one being written
         self.response: dict[str, Any] = {
@@ -239,23 +228,23 @@ class ResponseWriter:
             "metadata": body.metadata or {},
         }
 
-    async def stream(self, answer: TurnAnswer, submitted: Submitted) -> AsyncGenerator[bytes, None]:
+    async def stream(self, answer: Answer) -> AsyncGenerator[bytes, None]:
         """Yield the events, all that are ready together at once."""
         yield self._event("created", response=self.response) + self._event(
             "in_progress", response=self.response
         )
-        async with aclosing(answer.deltas(submitted)) as news:
+        async with aclosing(answer.deltas()) as news:
             async for deltas in news:
                 yield self.add(deltas)
-        yield self.finish(answer)
+        yield self.finish(answer.ending)
 
     def add(self, deltas: list[Delta]) -> bytes:
         """Take deltas of a chat; return their events."""
         return b"".join(map(self._add, deltas))
 
-    def finish(self, answer: TurnAnswer) -> bytes:
+    def finish(self, ending: Ending) -> bytes:
         """Take the end; return the last events."""
-        cut = answer.reason == "length"
+        cut = ending.reason == "length"
         status = "incomplete" if cut else "completed"
         events = self._close(status)
         if not self.response["output"]:
@@ -265,8 +254,8 @@ class ResponseWriter:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             self.response["completed_at"] = int(time.time())
-        self.response["usage"] = _usage(answer.output, answer.reasoning_tokens)
-        self.response["capax"] = capacity_of(self._server, self._chat, [answer.output])
+        self.response["usage"] = _usage(ending.usage, ending.reasoning_tokens)
+        self.response["capax"] = ending.capacity
         return events + self._event(status, response=self.response)
 
     def failed(self, error: ApiError) -> bytes:
@@ -388,8 +377,7 @@ class ResponseWriter:
         return event_lines(kind, event)
 
 
-def _usage(output: RequestOutput, reasoning_tokens: int) -> dict[str, Any]:
-    used = output.usage
+def _usage(used: Usage, reasoning_tokens: int) -> dict[str, Any]:
     return {
         "input_tokens": used.prompt_tokens,
         "input_tokens_details": {"cached_tokens": used.cached_tokens, "cache_write_tokens": 0},

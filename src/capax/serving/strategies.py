@@ -1,8 +1,9 @@
-"""A chat request answered by a strategy: several calls inside, one ordinary answer outside.
+"""A request answered by a strategy: several calls inside, one ordinary answer outside.
 
 The server's own (`capax serve --strategy`) takes part where it can; a request may name another, in
 its field `strategy` or as `model: "NAME@STRATEGY"`, and cap all tokens of all calls by
-`max_total_tokens`. The inner calls are ordinary generations of the same request: same tenant, same
+`max_total_tokens`. The forms of optillm that we have, such as `moa-NAME`, are understood too. The
+inner calls are ordinary generations of the same request: same tenant, same
 queue, cancelled when the client leaves. Usage is the sum over all of them.
 """
 
@@ -12,11 +13,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 
-from capax.decoding.params import SamplingParams
+from capax.decoding.params import INT32_MAX, Limits, SamplingParams
 from capax.endpoints import (
     Choice,
     Completion,
@@ -31,7 +33,8 @@ from capax.errors import ConfigError
 from capax.methods import Chosen
 from capax.scaling.strategies.strategy import Prompt, StrategyAnswer, answer, parse_strategy
 from capax.serving.chunks import ChunkWriter, envelope
-from capax.serving.errors import ApiError, invalid
+from capax.serving.errors import ApiError, check_model, invalid
+from capax.serving.fields import number
 from capax.serving.generation import Generation, check_piece, finished, submit
 from capax.serving.prompts import check_fits
 from capax.serving.shape import AnswerParser
@@ -39,17 +42,40 @@ from capax.serving.sse import DONE
 from capax.serving.state import Server, server_of
 
 SEPARATOR = "@"  # between the model and the strategy in `model`
+# What optillm calls what we have; it writes the name before the model, with a '-' between.
+OPTILLM_NAMES = {
+    "self_consistency": "majority",
+    "majority_voting": "majority",
+    "bon": "best",
+    "moa": "mixture",
+}
+TOTAL_TOKENS = number("max_total_tokens", Limits(1, INT32_MAX, is_integer=True))
 _FORMED = ("answer", "revise", "mix")  # calls whose text may be the answer: they keep its form
 
 
-def strategy_of(
+class StrategyFields(BaseModel):
+    """What a request says of strategies."""
+
+    strategy: str | None = None
+    max_total_tokens: Annotated[int | None, TOTAL_TOKENS] = None
+
+
+def strategy_for(
+    server: Server, model: str | None, fields: StrategyFields, obstacle: str | None
+) -> Chosen | None:
+    """Return the strategy that answers a request for `model`; None: the model alone.
+
+    `obstacle`: the field that no strategy can serve, if the request has one. Raises ApiError 404
+    for a model that is not served, 400 for a strategy that does not exist or cannot take part.
+    """
+    named = named_strategy(server, model)
+    return _strategy_of(server, fields.strategy or named, fields.max_total_tokens, obstacle)
+
+
+def _strategy_of(
     server: Server, asked: str | None, max_total_tokens: int | None, obstacle: str | None
 ) -> Chosen | None:
-    """Return the strategy that answers a request; None: the model alone.
-
-    `asked`: what the request names; `obstacle`: the field no strategy can serve, if it has one. The
-    server's own strategy leaves such a request to the model. Raises ApiError 400.
-    """
+    """The server's own strategy leaves a request with an obstacle to the model."""
     spec = server.config.strategy if asked is None else asked
     if spec is None:
         if max_total_tokens is not None:
@@ -74,12 +100,22 @@ def strategy_of(
     return None
 
 
-def model_and_strategy(model: str | None) -> tuple[str | None, str | None]:
-    """Return the two parts of 'NAME@STRATEGY'; the second is None if there is no '@'."""
-    if model is None or SEPARATOR not in model:
-        return model, None
-    name, _, spec = model.rpartition(SEPARATOR)
-    return name, spec
+def named_strategy(server: Server, model: str | None) -> str | None:
+    """Return the strategy in the name of a model, as `NAME@STRATEGY` or `bon-NAME`.
+
+    Raises ApiError 404 if the model is not served.
+    """
+    if model is None or model in server.model_names:  # a name of its own may look like either
+        return None
+    name, separator, spec = model.rpartition(SEPARATOR)
+    if separator:
+        check_model(server, name)
+        return spec
+    prefix, separator, name = model.partition("-")
+    if prefix in OPTILLM_NAMES and name in server.model_names:
+        return OPTILLM_NAMES[prefix]
+    check_model(server, model)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,51 +213,26 @@ class ServedEndpoint:
         return Choice(output.index, text, reason, logprobs, None, len(output.token_ids))
 
 
-class StrategicAnswer:
-    """The answer to one chat request, whole or in chunks; the winner comes in one piece."""
+class StrategyRun:
+    """One run of a strategy for a request."""
 
     def __init__(
-        self, server: Server, chosen: Chosen, asked: Asked, messages: Sequence[Message],
-        max_total_tokens: int | None, *, includes_usage: bool,
-    ) -> None:  # fmt: skip
-        self._server = server
+        self,
+        chosen: Chosen,
+        asked: Asked,
+        messages: Sequence[Message],
+        max_total_tokens: int | None,
+    ) -> None:
+        self.server = server_of(asked.request)
         self._chosen = chosen
         self._endpoint = ServedEndpoint(asked)
         self._messages = messages
         self._params: SamplingParams = asked.generation.params
         self._max_total_tokens = max_total_tokens
-        self._includes_usage = includes_usage
 
-    async def whole(self) -> dict[str, Any]:
-        """Run the strategy and return the response's JSON."""
-        got = await self._run()
-        message = {"role": "assistant", "content": got.text, "refusal": None}
-        choice = {
-            "index": 0, "message": message, "logprobs": None, "finish_reason": got.finish_reason,
-        }  # fmt: skip
-        return envelope(self._server, "chat.completion", is_stream=False) | {
-            "choices": [choice],
-            **self._figures(got),
-        }
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the stream's bytes: the role at once, the answer when it is chosen."""
-        writer = ChunkWriter(self._server, "chat.completion", 1, with_usage=self._includes_usage)
-        empty = {"index": 0, "logprobs": None, "finish_reason": None}
-        yield writer.choice({**empty, "delta": {"role": "assistant", "content": ""}})
-        got = await self._run()
-        if got.text:
-            yield writer.text(0, got.text)
-        figures = self._figures(got)
-        last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": got.finish_reason}
-        if self._includes_usage:
-            yield writer.choice(last) + writer.without_choice(figures) + DONE
-        else:
-            yield writer.choice(last, {"capax": figures["capax"]}) + DONE
-
-    async def _run(self) -> StrategyAnswer:
-        self._server.metrics.strategy_answers += 1
-        # A task of its own: what ends the request ends all inner calls with it.
+    async def answer(self) -> StrategyAnswer:
+        """Run it. Whatever ends the request meanwhile ends all inner calls."""
+        self.server.metrics.strategy_answers += 1
         task = asyncio.ensure_future(
             answer(
                 self._chosen.options,
@@ -236,7 +247,8 @@ class StrategicAnswer:
         finally:
             task.cancel()
 
-    def _figures(self, got: StrategyAnswer) -> dict[str, Any]:
+    def capacity(self, got: StrategyAnswer) -> dict[str, Any]:
+        """Return the `capax` object of an answer: memory held now, what was spent on what."""
         spent = [
             {
                 "method": str(self._chosen),
@@ -247,7 +259,50 @@ class StrategicAnswer:
             }
             for purpose, totals in self._endpoint.ledger.by_purpose().items()
         ]
-        memory = self._server.llm.measured_memory()
+        memory = self.server.llm.measured_memory()
+        return {
+            "memory": {f"{kind}_bytes": n for kind, n in memory.items()},
+            "strategy": spent,
+            "is_complete": got.is_complete,
+        }
+
+
+class StrategicAnswer:
+    """The answer to one chat request, whole or in chunks; the winner comes in one piece."""
+
+    def __init__(self, run: StrategyRun, *, includes_usage: bool) -> None:
+        self._server = run.server
+        self._run = run
+        self._includes_usage = includes_usage
+
+    async def whole(self) -> dict[str, Any]:
+        """Run the strategy and return the response's JSON."""
+        got = await self._run.answer()
+        message = {"role": "assistant", "content": got.text, "refusal": None}
+        choice = {
+            "index": 0, "message": message, "logprobs": None, "finish_reason": got.finish_reason,
+        }  # fmt: skip
+        return envelope(self._server, "chat.completion", is_stream=False) | {
+            "choices": [choice],
+            **self._figures(got),
+        }
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the stream's bytes: the role at once, the answer when it is chosen."""
+        writer = ChunkWriter(self._server, "chat.completion", 1, with_usage=self._includes_usage)
+        empty = {"index": 0, "logprobs": None, "finish_reason": None}
+        yield writer.choice({**empty, "delta": {"role": "assistant", "content": ""}})
+        got = await self._run.answer()
+        if got.text:
+            yield writer.text(0, got.text)
+        figures = self._figures(got)
+        last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": got.finish_reason}
+        if self._includes_usage:
+            yield writer.choice(last) + writer.without_choice(figures) + DONE
+        else:
+            yield writer.choice(last, {"capax": figures["capax"]}) + DONE
+
+    def _figures(self, got: StrategyAnswer) -> dict[str, Any]:
         return {
             "usage": {
                 "prompt_tokens": got.usage.prompt_tokens,
@@ -256,9 +311,5 @@ class StrategicAnswer:
                 "prompt_tokens_details": {"cached_tokens": got.usage.cached_tokens},
                 "completion_tokens_details": {"reasoning_tokens": 0},
             },
-            "capax": {
-                "memory": {f"{kind}_bytes": n for kind, n in memory.items()},
-                "strategy": spent,
-                "is_complete": got.is_complete,
-            },
+            "capax": self._run.capacity(got),
         }
