@@ -13,6 +13,7 @@ command = LazyGroup(
         "arithmetic": ("train_arithmetic", "Train a tiny model that multiplies."),
         "procbench": ("train_procbench", "Train a tiny model that follows one procedure."),
         "swarm": ("train_swarm", "Train tiny models that answer, and judge each other."),
+        "players": ("train_players", "Train tiny models that play generated tasks."),
         "rethink": ("train_rethink", "Train a tiny model that adds and corrects itself."),
     },
     help="Train small parts that methods need (needs the extra 'train').",

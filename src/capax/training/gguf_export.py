@@ -43,11 +43,13 @@ def write_llama_gguf(
     n_control: int,
     merges: Sequence[str] = (),
     end_id: int | None = None,
+    chat_template: str | None = None,
 ) -> None:
     """Write `model` to `path`: every matrix in `encoding`, the embedding too, vectors in F32.
 
     `tokens`: a byte-level vocabulary whose last `n_control` are control tokens; `merges`: pairs of
-    its tokens, "a b", the first ones first; `end_id`: the token that ends a text.
+    its tokens, "a b", the first ones first; `end_id`: the token that ends a text; `chat_template`:
+    Jinja source that makes a prompt out of messages.
     """
     shape = model.shape
     tensors = []
@@ -90,6 +92,8 @@ def write_llama_gguf(
     }
     if end_id is not None:
         metadata["tokenizer.ggml.eos_token_id"] = end_id
+    if chat_template is not None:
+        metadata["tokenizer.chat_template"] = chat_template
     write_gguf(path, metadata, tensors)
 
 

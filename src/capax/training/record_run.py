@@ -94,8 +94,9 @@ def train_on_records(
 
 
 def write_model(
-    model: Llama, task: RecordTask, recipe: RecordRecipe, folder: Path, encoding: str
-) -> Path:
+    model: Llama, task: RecordTask, recipe: RecordRecipe, folder: Path, encoding: str,
+    *, chat_template: str | None = None,
+) -> Path:  # fmt: skip
     """Write `<task>.gguf` to the run's folder, and `<task>.json`: recipe and digest."""
     tokens = [_spelled(token) for token in (*task.tokens, END)]
     path = folder / f"{task.name}.gguf"
@@ -108,6 +109,7 @@ def write_model(
         n_control=1,
         merges=[f"{_spelled(a)} {_spelled(b)}" for a, b in task.merges],
         end_id=len(tokens) - 1,
+        chat_template=chat_template,
     )
     record = {
         "recipe": asdict(recipe),

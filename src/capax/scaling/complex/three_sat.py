@@ -54,6 +54,11 @@ def spelled(number: int, n: int) -> str:
     return "".join("T" if number >> i & 1 else "F" for i in range(n))
 
 
+def canonical_clauses(clauses: np.ndarray) -> list[tuple[int, ...]]:
+    """Return the set of clauses, sorted, each sorted: what makes a formula this one."""
+    return sorted({tuple(sorted(int(v) for v in clause)) for clause in clauses})
+
+
 def n_clauses(n: int, ratio: float) -> int:
     """Return how many clauses a formula of n variables has; ours: rounded."""
     return round(ratio * n)
@@ -83,7 +88,7 @@ class ThreeSat:
             level,
             cell,
             _PROMPT.format(names=names, clauses=text),
-            sorted({tuple(sorted(int(v) for v in clause)) for clause in clauses}),
+            canonical_clauses(clauses),
             {
                 "n": level,
                 "clauses": clauses.tolist(),
