@@ -202,6 +202,7 @@ def test_every_flag_has_a_variable_and_no_two_flags_of_a_command_share_one(home:
         command = main.cli.get_command(context, name)
         assert command is not None
         options = [p for p in command.params if isinstance(p, click.Option) and not p.is_eager]
+        options = [o for o in options if o.name != "model_flag"]  # CAPAX_MODEL is MODEL's
         # A flag may have a second variable, one that other programs read as well.
         variables = [o.envvar if isinstance(o.envvar, str) else o.envvar[0] for o in options]
         assert all(v.startswith("CAPAX_") for v in variables)
@@ -366,3 +367,26 @@ def test_closed_streams_are_no_internal_error(tmp_path: Path) -> None:
     )
     assert finished.stderr == ""
     assert finished.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "prompt"),
+    [
+        (["run", "one", "Hi"], "one", "Hi"),
+        (["run", "-m", "one", "Hi"], "one", "Hi"),
+        (["run", "Hi", "--model", "one"], "one", "Hi"),
+        (["run", "--model=one", "-n", "3", "--", "-m"], "one", "-m"),
+        (["run", "one", "--", "-m two"], "one", "-m two"),
+    ],
+)
+def test_the_model_may_be_a_flag(home: Path, arguments: list[str], model: str, prompt: str) -> None:
+    context = click.Context(main.cli)
+    command = main.cli.get_command(context, "run")
+    assert command is not None
+    below = command.make_context("run", arguments[1:], parent=context)
+    assert (below.params["model"], below.params["prompt"]) == (model, prompt)
+
+
+@pytest.mark.parametrize("arguments", [["plan", "-m", "--json"], ["plan", "-m", "a", "b"]])
+def test_a_model_flag_that_makes_no_sense_is_misuse(home: Path, arguments: list[str]) -> None:
+    assert main.run(arguments) == 2

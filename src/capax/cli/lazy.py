@@ -55,6 +55,27 @@ def common_options() -> list[click.Option]:
     ]  # fmt: skip
 
 
+def accept_model_flag(command: click.Command) -> None:
+    """Let the command's MODEL be given as `-m MODEL` too, wherever it stands."""
+    option = click.Option(
+        ["-m", "--model", "model_flag"], metavar="MODEL", expose_value=False,
+        help="The model, instead of the first argument.",
+    )  # fmt: skip
+    command.params.insert(sum(isinstance(p, click.Argument) for p in command.params), option)
+    parse_args = command.parse_args
+
+    def parse_with_flag(ctx: click.Context, args: list[str]) -> list[str]:
+        if any(arg.startswith(("-m", "--model")) for arg in args):
+            given = command.make_parser(ctx).parse_args(list(args))[0].get("model_flag")
+            if isinstance(given, str):
+                if given.startswith("-"):
+                    raise click.BadOptionUsage("-m", f"-m is {given!r} but names no model", ctx)
+                args = [given, *args]
+        return parse_args(ctx, args)
+
+    setattr(command, "parse_args", parse_with_flag)  # noqa: B010  # mypy: a method
+
+
 class LazyGroup(click.Group):
     """`table`: name -> (module under capax.cli, one line), in the order of the help."""
 
@@ -71,6 +92,8 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"capax.cli.{self._table[cmd_name][0]}")
         command: click.Command = module.command
         if not getattr(command, "is_dressed", False):
+            if any(_is_model(parameter) for parameter in command.params):
+                accept_model_flag(command)
             command.params.extend(common_options())
             for parameter in command.params:
                 _name_variable(parameter)
@@ -97,8 +120,14 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _is_model(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Argument) and parameter.name == "model"
+
+
 def _name_variable(parameter: click.Parameter) -> None:
     """Every flag has CAPAX_<FLAG>, and the model has CAPAX_MODEL."""
     is_flag = isinstance(parameter, click.Option) and not parameter.is_eager
+    if parameter.name == "model_flag":
+        return  # CAPAX_MODEL is the argument's
     if parameter.envvar is None and (is_flag or parameter.name == "model"):
         parameter.envvar = flag_variable(flag_name(parameter))
