@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from capax.measuring.records import (
     Record,
     find,
     list_records,
+    now,
     prepare_folder,
     read_record,
     write_record,
@@ -165,3 +167,16 @@ def test_a_missing_figure_has_no_ratio() -> None:
     assert row.values == (None, 2.0)
     assert row.ratios == (None, None)
     assert json.dumps(compare([record(), record(figures=())]).as_dict())
+
+
+def test_equal_measurements_of_one_second_are_two_records(tmp_path: Path) -> None:
+    paths = {
+        write_record(tmp_path, msgspec.structs.replace(record(), time=now())) for _ in range(5)
+    }
+    assert len(paths) == 5
+    assert all(re.fullmatch(r"\d{8}T\d{6}Z-.*\.json", path.name) for path in paths)
+    listed = list_records(tmp_path)
+    assert len(listed.found) == 5
+    assert [each.record.time for each in listed.found] == sorted(
+        each.record.time for each in listed.found
+    )

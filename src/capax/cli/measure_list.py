@@ -59,7 +59,8 @@ def command(
         name = record.model.name + (f" [{method_text}]" if method_text else "")
         data_name = plain_text(record.data.name if record.data else "-", 16)
         click.echo(
-            f"{record.id}  {plain_text(record.time, 20):<20}  {plain_text(record.kind, 15):<15}  "
+            f"{record.id}  {plain_text(record.time[:19], 19):<20}  "
+            f"{plain_text(record.kind, 15):<15}  "
             f"{plain_text(name, 36):<36}  "
             f"{data_name:<16}  {plain_text(text, 60)}"
         )

@@ -119,7 +119,7 @@ def task_name(record: Record) -> str:
 
 def _seconds(moment: str) -> int:
     try:
-        return calendar.timegm(time.strptime(moment, "%Y-%m-%dT%H:%M:%SZ"))
+        return calendar.timegm(time.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
         return 0
 

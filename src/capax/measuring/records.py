@@ -12,8 +12,8 @@ import hashlib
 import math
 import platform
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,8 +120,8 @@ class Listing(NamedTuple):
 
 
 def now() -> str:
-    """Return the time as records have it: UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    """Return the time as records have it: UTC, so fine that no two measurements share one."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def versions() -> dict[str, str]:
@@ -169,7 +169,7 @@ def write_record(folder: Path, record: Record, name: str | None = None) -> Path:
         numbers = [figure.value, *(figure.interval or ()), figure.peer and figure.peer.value]
         if not all(number is None or math.isfinite(number) for number in numbers):
             raise ConfigError(f"{figure.name} of a {record.kind} record is not finite")
-    stamp = re.sub(r"[^0-9TZ]", "", record.time)
+    stamp = re.sub(r"[^0-9T]", "", record.time.partition(".")[0]) + "Z"
     kind = re.sub(r"[^a-z0-9]+", "-", record.kind.lower())
     path = folder / (name or f"{stamp}-{kind}-{record.id}.json")
     write_atomically(path, msgspec.json.format(_encode(record), indent=1) + b"\n", 0o644)
