@@ -12,6 +12,7 @@ from math import comb, factorial, sqrt
 import numpy as np
 import pytest
 
+from capax.errors import ConfigError
 from capax.scaling.complex import (
     FAMILIES,
     Instance,
@@ -31,6 +32,7 @@ from capax.scaling.complex.study import (
     blind_best_of,
     gap,
     gap_band,
+    gap_of_runs,
     report,
     vote,
     worst_of,
@@ -125,41 +127,65 @@ def dpll(clauses: list[list[int]], n: int, chosen: tuple[bool, ...] = ()) -> lis
     return dpll(clauses, n, (*chosen, True)) + dpll(clauses, n, (*chosen, False))
 
 
-def test_3sat_solutions_are_all_there_are() -> None:
-    for instance in some("3sat"):
-        truth = instance.truth
-        assert sorted(truth["solutions"]) == sorted(dpll(truth["clauses"], truth["n"]))
-        assert instance.cell != "unique" or len(truth["solutions"]) == 1
+def check_3sat(instance: Instance) -> None:
+    """The solutions are all there are."""
+    truth = instance.truth
+    assert sorted(truth["solutions"]) == sorted(dpll(truth["clauses"], truth["n"]))
+    assert instance.cell != "unique" or len(truth["solutions"]) == 1
 
 
-@pytest.mark.parametrize("n", [4, 6, 8])
-@pytest.mark.parametrize("ratio", [2.13, 4.26, 8.52])
-def test_3sat_density_is_the_closed_form(n: int, ratio: float) -> None:
-    m, n_formulas = three_sat.n_clauses(n, ratio), 2000
+N_FORMULAS = 2000
+
+
+def density(n: int, ratio: float) -> tuple[float, float, float]:
+    """Mean solutions of random formulas, their expectation, and its standard error from the exact
+    second moment: of rare solutions the sample's own would be worthless."""
+    m = three_sat.n_clauses(n, ratio)
     rng = np.random.default_rng([n, m])
     counts = [
-        three_sat.solutions(three_sat.draw_clauses(rng, n, m), n).size for _ in range(n_formulas)
+        three_sat.solutions(three_sat.draw_clauses(rng, n, m), n).size for _ in range(N_FORMULAS)
     ]
     mean = 2**n * (7 / 8) ** m
     second = 2**n * sum(
         comb(n, d) * (3 / 4 + comb(n - d, 3) / (8 * comb(n, 3))) ** m for d in range(n + 1)
     )
-    error = sqrt(second - mean**2) / sqrt(n_formulas)
-    assert abs(np.mean(counts) - mean) <= 4 * error
+    return float(np.mean(counts)), mean, sqrt((second - mean**2) / N_FORMULAS)
 
 
-def test_tsp_truth_is_brute_force() -> None:
-    for instance in some("tsp"):
-        weights, n = instance.truth["weights"], instance.level
-        tours = [[0, *rest] for rest in permutations(range(1, n))]
-        lengths = [tsp.length_of(weights, tour) for tour in tours]
-        best = min(lengths)
-        shortest = [t for t, x in zip(tours, lengths, strict=True) if x == best]
-        assert instance.truth["length"] == best
-        assert {tuple(tour) for tour in instance.truth["tours"]} == {
-            tuple(tsp.canonical(tour)) for tour in shortest
-        }
-        assert instance.blind == pytest.approx(len(shortest) / factorial(n - 1))
+@pytest.mark.parametrize("n", [4, 6, 8])
+@pytest.mark.parametrize("ratio", [2.13, 4.26, 8.52])
+def test_3sat_density_is_the_closed_form(n: int, ratio: float) -> None:
+    found, expected, error = density(n, ratio)
+    assert abs(found - expected) <= 4 * error
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_3sat_density_is_the_closed_form_at_every_size() -> None:
+    cells = {(n, r): density(n, r) for n in range(4, 16) for r in (2.13, 4.26, 8.52)}
+    for (n, ratio), (found, expected, error) in cells.items():
+        if ratio < 8 or n <= 8:
+            assert abs(found - expected) <= 4 * error, (n, ratio)
+    rare = [cell for (n, ratio), cell in cells.items() if ratio > 8 and n > 8]  # pooled
+    excess = sum(found - expected for found, expected, _ in rare)
+    assert abs(excess) <= 4 * sqrt(sum(error**2 for *_, error in rare))
+
+
+def check_tsp(instance: Instance) -> None:
+    """The shortest tours are all there are, by trying every one where that can be done."""
+    weights, n = instance.truth["weights"], instance.level
+    listed = [tuple(tour) for tour in instance.truth["tours"]]
+    assert len(set(listed)) == len(listed)
+    assert all(tsp.length_of(weights, tour) == instance.truth["length"] for tour in listed)
+    assert instance.blind == pytest.approx(2 * len(listed) / factorial(n - 1))
+    if n > 9:
+        return
+    tours = np.array(list(permutations(range(1, n))))
+    tours = np.hstack([np.zeros((len(tours), 1), int), tours])
+    lengths = np.array(weights)[tours, np.roll(tours, -1, axis=1)].sum(axis=1)
+    assert instance.truth["length"] == lengths.min()
+    shortest = tours[lengths == lengths.min()].tolist()
+    assert set(listed) == {tuple(tsp.canonical(tour)) for tour in shortest}
 
 
 def test_tsp_rotations_are_right_but_not_strictly() -> None:
@@ -270,71 +296,85 @@ def simple_paths(
     return [found for s in steps if s not in path for found in simple_paths(free, [*path, s], end)]
 
 
-def test_mazes_have_one_path_and_the_stated_turns() -> None:
-    family = maze.Maze()
-    for instance in some("maze"):
-        grid = [list(line) for line in instance.content[1].splitlines()]
-        cells = {(r, c): ch for r, row in enumerate(grid) for c, ch in enumerate(row) if ch != "#"}
-        start = next(at for at, ch in cells.items() if ch == "S")
-        end = next(at for at, ch in cells.items() if ch == "E")
-        (path,) = simple_paths(set(cells), [start], end)
-        assert {cells[at] for at in path[1:-1]} <= {"X"}
-        ways = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(path)]
-        crosses = [a[1] * b[0] - a[0] * b[1] for a, b in pairwise(ways)]  # rows grow downwards
-        truth = {
-            "right turns": str(sum(x > 0 for x in crosses)),
-            "turns": str(sum(x != 0 for x in crosses)),
-            "position": maze.direction(end[0] - start[0], end[1] - start[1]),
-        }[instance.cell]
-        options = re.findall(r"^([A-D])\. (.*)$", instance.prompt, re.MULTILINE)
-        assert [letter for letter, text in options if text == truth] == [instance.truth["letter"]]
-        assert len({text for _, text in options}) == 4
-        assert family.extract(family.solve(instance)) == instance.truth["letter"]
+def check_maze(instance: Instance) -> None:
+    """There is one path, and the key follows from it."""
+    grid = [list(line) for line in instance.content[1].splitlines()]
+    cells = {(r, c): ch for r, row in enumerate(grid) for c, ch in enumerate(row) if ch != "#"}
+    start = next(at for at, ch in cells.items() if ch == "S")
+    end = next(at for at, ch in cells.items() if ch == "E")
+    (path,) = simple_paths(set(cells), [start], end)
+    assert {cells[at] for at in path[1:-1]} <= {"X"}
+    ways = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(path)]
+    crosses = [a[1] * b[0] - a[0] * b[1] for a, b in pairwise(ways)]  # rows grow downwards
+    truth = {
+        "right turns": str(sum(x > 0 for x in crosses)),
+        "turns": str(sum(x != 0 for x in crosses)),
+        "position": maze.direction(end[0] - start[0], end[1] - start[1]),
+    }[instance.cell]
+    options = re.findall(r"^([A-D])\. (.*)$", instance.prompt, re.MULTILINE)
+    assert [letter for letter, text in options if text == truth] == [instance.truth["letter"]]
+    assert len({text for _, text in options}) == 4
+    assert FAMILIES["maze"].extract(FAMILIES["maze"].solve(instance)) == instance.truth["letter"]
 
 
-def test_spatial_relations_follow_and_are_not_stated() -> None:
-    pattern = re.compile(r"^(.*) is to the (north|south)(east|west) of (.*)\.$", re.MULTILINE)
-    for instance in some("spatial"):
-        east: set[Pair] = set()
-        north: set[Pair] = set()
-        stated = []
-        for a, vertical, horizontal, b in pattern.findall(instance.prompt):
-            a = a.lower()
-            stated.append({a, b})
-            east.add((a, b) if horizontal == "east" else (b, a))
-            north.add((a, b) if vertical == "north" else (b, a))
-        places = sorted({place for pair in stated for place in pair})
-        assert len(places) == instance.level
-        for order in (east, north):  # the transitive closure is a total order: all is decided
-            for middle in places:
-                for a in places:
-                    for b in places:
-                        if (a, middle) in order and (middle, b) in order:
-                            order.add((a, b))
-            assert all(
-                ((a, b) in order) != ((b, a) in order) for a in places for b in places if a < b
-            )
+RELATION = re.compile(r"^(.*) is to the (north|south)(east|west) of (.*)\.$", re.MULTILINE)
 
-        def lies(a: str, b: str, east: set[Pair] = east, north: set[Pair] = north) -> str:
-            return ("north" if (a, b) in north else "south") + (
-                "east" if (a, b) in east else "west"
-            )
 
-        options = dict(re.findall(r"^([A-D])\. (.*)$", instance.prompt, re.MULTILINE))
-        question = instance.content[0]
-        if instance.cell == "direction":
-            b, a = re.findall(r"from (.*) does (.*) lie", question)[0]
-            right = [x for x, text in options.items() if text == lies(a, b)]
-            assert {a, b} not in stated
-        elif instance.cell == "which":
-            where, b = re.findall(r"to the (\w+) of (.*)\?", question)[0]
-            right = [x for x, text in options.items() if lies(text, b) == where]
-            assert {options[right[0]], b} not in stated
-        else:
-            where, b = re.findall(r"to the (\w+) of (.*)\?", question)[0]
-            n = sum(a != b and lies(a, b) == where for a in places)
-            right = [x for x, text in options.items() if text == str(n)]
-        assert right == [instance.truth["letter"]]
+def check_spatial(instance: Instance) -> None:
+    """What is asked follows for every place from what is stated, and is not stated itself."""
+    east: set[Pair] = set()
+    north: set[Pair] = set()
+    stated = []
+    for a, vertical, horizontal, b in RELATION.findall(instance.prompt):
+        a = a.lower()
+        stated.append({a, b})
+        east.add((a, b) if horizontal == "east" else (b, a))
+        north.add((a, b) if vertical == "north" else (b, a))
+    places = sorted({place for pair in stated for place in pair})
+    assert len(places) == instance.level
+    for order in (east, north):  # the transitive closure is a total order: all is decided
+        for middle in places:
+            for a in places:
+                for b in places:
+                    if (a, middle) in order and (middle, b) in order:
+                        order.add((a, b))
+        assert all(((a, b) in order) != ((b, a) in order) for a in places for b in places if a < b)
+
+    def lies(a: str, b: str, east: set[Pair] = east, north: set[Pair] = north) -> str:
+        return ("north" if (a, b) in north else "south") + ("east" if (a, b) in east else "west")
+
+    options = dict(re.findall(r"^([A-D])\. (.*)$", instance.prompt, re.MULTILINE))
+    question = instance.content[0]
+    if instance.cell == "direction":
+        b, a = re.findall(r"from (.*) does (.*) lie", question)[0]
+        right = [x for x, text in options.items() if text == lies(a, b)]
+        assert {a, b} not in stated
+    elif instance.cell == "which":
+        where, b = re.findall(r"to the (\w+) of (.*)\?", question)[0]
+        right = [x for x, text in options.items() if lies(text, b) == where]
+        assert {options[right[0]], b} not in stated
+    else:
+        where, b = re.findall(r"to the (\w+) of (.*)\?", question)[0]
+        n = sum(a != b and lies(a, b) == where for a in places)
+        right = [x for x, text in options.items() if text == str(n)]
+    assert right == [instance.truth["letter"]]
+
+
+TRUTHS = {"3sat": check_3sat, "tsp": check_tsp, "maze": check_maze, "spatial": check_spatial}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_truth_is_what_another_way_finds(name: str) -> None:
+    for instance in some(name):
+        TRUTHS[name](instance)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", TRUTHS)
+def test_truth_of_the_whole_default_set_is_what_another_way_finds(name: str) -> None:
+    for instance in generate(FAMILIES[name]):
+        TRUTHS[name](instance)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -460,6 +500,43 @@ def test_a_gap_has_a_band_over_instances() -> None:
     assert gap_band({"s": strong}, {"m": middling})[0] < value
     with pytest.raises(Exception, match="same instances"):
         gap_band({"s": strong}, {"w": weak[:-1]})
+
+
+def test_a_gap_of_runs_is_by_family_and_says_what_is_missing() -> None:
+    instances = some("maze") + some("tsp")
+    solved = play(instances, lambda i, r: FAMILIES[i.family].solve(i), 1)
+    guessed = play(instances, guess, 5)
+
+    def families(played: list[Played], *names: str) -> dict[str, list[Played]]:
+        return {name: [p for p in played if p.instance.family == name] for name in names}
+
+    right = families(solved, "maze", "tsp")
+    found = gap_of_runs({"a": right}, {"b": families(guessed[::-1], "maze", "tsp")})
+    assert set(found) == {"maze", "tsp"}
+    maze_row = found["maze"]
+    assert maze_row["gap"] == pytest.approx(1 - maze_row["conventional"]["b"])
+    assert maze_row["interval"][0] <= maze_row["gap"] <= maze_row["interval"][1]
+    assert set(gap_of_runs({"a": right}, {"b": families(guessed, "tsp")})) == {"tsp"}
+    with pytest.raises(ConfigError, match="b has 5 answers to a task of maze but the best of 6"):
+        gap_of_runs({"a": right}, {"b": families(guessed, "maze")}, n=6)
+    with pytest.raises(ConfigError, match="same instances"):
+        gap_of_runs({"a": right}, {"b": families(guessed[1:], "maze")})
+    with pytest.raises(ConfigError, match="share no family"):
+        gap_of_runs({"a": families(solved, "tsp")}, {"b": families(guessed, "maze")})
+
+
+def test_reports_split_what_can_be_found_and_say_what_is_above_blind_guessing() -> None:
+    instances = some("3sat")
+    figures = report(play(instances, lambda i, r: three_sat.render(three_sat.NONE), 2))
+    split = figures["by_truth"]
+    n_nothing = sum(not i.truth["solutions"] for i in instances)
+    assert split["nothing to find"]["n_instances"] == n_nothing > 0
+    assert split["nothing to find"]["average"] == 1
+    assert split["something to find"]["average"] == 0
+    assert figures["constant_answers"]["unsatisfiable"] == n_nothing / len(instances)
+    for n, best in figures["best_of"].items():
+        assert figures["above_blind"][n] == pytest.approx(best - figures["blind_best_of"][n])
+    assert report(play(some("maze"), guess, 2))["by_truth"] == {}
 
 
 @pytest.mark.parametrize("name", ["3sat", "tsp", "calendar"])

@@ -23,7 +23,7 @@ def command(run: Path, tasks_file: Path, html: Path | None, as_json: bool) -> No
     """Show worst, average, majority and best of the samples in RUN, by family and level.
 
     TASKS is the file the run was made with. "blind" is the best that as many uniform guesses
-    get: what lies above it is what the model adds.
+    get: what lies "above" it is what the model adds.
     """
     from capax.files.registry import write_atomically
     from capax.files.run_folder import read_manifest
@@ -49,8 +49,12 @@ def command(run: Path, tasks_file: Path, html: Path | None, as_json: bool) -> No
             f"{figures['tokens_mean']:.0f} tokens per sample, "
             f"{figures['format_failure_rate']:.1%} unreadable"
         )
-        click.echo(f"{'level':>8} {'worst':>7} {'average':>8} {'vote':>7} {'best':>7} {'blind':>7}")
-        for level, row in [*figures["by_level"].items(), ("all", figures)]:
+        click.echo(
+            f"{'level':>17} {'worst':>7} {'average':>8} {'vote':>7} {'best':>7} {'blind':>7} "
+            f"{'above':>7}"
+        )
+        parts = [*figures["by_level"].items(), *figures["by_truth"].items(), ("all", figures)]
+        for level, row in parts:
             click.echo(_row(level, row))
         for answer, score in figures["constant_answers"].items():
             click.echo(f"always answering {answer!r}: {score:.3f}")
@@ -59,6 +63,6 @@ def command(run: Path, tasks_file: Path, html: Path | None, as_json: bool) -> No
 def _row(level: str, row: dict[str, Any]) -> str:
     blind = row["blind_best_of"][str(row["repeats"])]
     return (
-        f"{level:>8} {row['worst']:>7.3f} {row['average']:>8.3f} {row['majority']:>7.3f} "
-        f"{row['best']:>7.3f} {blind:>7.3f}"
+        f"{level:>17} {row['worst']:>7.3f} {row['average']:>8.3f} {row['majority']:>7.3f} "
+        f"{row['best']:>7.3f} {blind:>7.3f} {row['best'] - blind:>+7.3f}"
     )

@@ -126,7 +126,7 @@ def draw(rng: np.random.Generator, tightness: float) -> dict[str, Any]:
     n_days = int(rng.integers(1, 4))
     first = int(rng.integers(0, 8 - n_days))
     days = DAYS[first : first + n_days]
-    people = PEOPLE[: int(rng.integers(2, 5))]
+    people = PEOPLE[: int(rng.integers(2, 7))]
     shared = {day: _blocks(rng) for day in days}
     free = {
         person: {day: _blocks(rng) if rng.random() < tightness else shared[day] for day in days}

@@ -70,7 +70,10 @@ def blind_best_of(played: Sequence[Played], n: int) -> float:
 
 
 def report(played: Sequence[Played]) -> dict[str, Any]:
-    """Return the figures of one model on one family; `by_level` has the same fields per level."""
+    """Return the figures of one model on one family.
+
+    `by_level`, `by_cell` and `by_truth` (whether there is anything to find) have the same fields.
+    """
     levels = sorted({p.instance.level for p in played})
     cells = sorted({p.instance.cell for p in played})
     return {
@@ -79,6 +82,12 @@ def report(played: Sequence[Played]) -> dict[str, Any]:
             str(v): _figures([p for p in played if p.instance.level == v]) for v in levels
         },
         "by_cell": {c: _figures([p for p in played if p.instance.cell == c]) for c in cells if c},
+        "by_truth": {
+            name: _figures(those)
+            for name, is_found in (("something to find", True), ("nothing to find", False))
+            if (those := [p for p in played if (_constant(p.instance) is None) == is_found])
+            and len(those) < len(played)
+        },
         "constant_answers": constant_answers([p.instance for p in played]),
     }
 
@@ -90,6 +99,8 @@ def _figures(played: Sequence[Played]) -> dict[str, Any]:
     rates = np.array([p.correct.mean() for p in played])
     runs = np.array([[p.correct[r] for p in played] for r in range(repeats)], float).mean(axis=1)
     powers = sorted({1 << i for i in range(repeats.bit_length())} | {repeats})
+    best = {n: float(best_of(played, n).mean()) for n in powers}
+    blind = {n: blind_best_of(played, n) for n in powers}
     tokens = [np.asarray(p.tokens, float) for p in played]
     classes = {
         "always right": rates == 1,
@@ -102,12 +113,13 @@ def _figures(played: Sequence[Played]) -> dict[str, Any]:
         "worst": float(worst_of(played, repeats).mean()),
         "average": float(rates.mean()),
         "majority": float(vote(played).mean()),
-        "best": float(best_of(played, repeats).mean()),
+        "best": best[repeats],
         "sd_over_repeats": float(runs.std(ddof=1)) if repeats > 1 else None,
         "format_failure_rate": float(np.mean([a is None for p in played for a in p.answers])),
-        "best_of": {str(n): float(best_of(played, n).mean()) for n in powers},
+        "best_of": {str(n): value for n, value in best.items()},
         "worst_of": {str(n): float(worst_of(played, n).mean()) for n in powers},
-        "blind_best_of": {str(n): blind_best_of(played, n) for n in powers},
+        "blind_best_of": {str(n): value for n, value in blind.items()},
+        "above_blind": {str(n): best[n] - blind[n] for n in powers},
         "tokens_mean": float(np.mean([t.mean() for t in tokens])),
         "tokens_of_all_repeats": float(sum(t.sum() for t in tokens)),
         "tokens_sd_within": float(np.mean([t.std(ddof=1) for t in tokens]))
@@ -123,16 +135,25 @@ def _figures(played: Sequence[Played]) -> dict[str, Any]:
     }
 
 
+ALWAYS = {"3sat": "unsatisfiable", "calendar": "No common time slot available"}
+
+
 def constant_answers(instances: Sequence[Instance]) -> dict[str, float]:
     """Return what always giving the same answer scores, for the answers where that is a score."""
-    always = {"3sat": "unsatisfiable", "calendar": "No common time slot available"}
     scores: dict[str, float] = {}
-    for family, answer in always.items():
+    for family, answer in ALWAYS.items():
         those = [i for i in instances if i.family == family]
         if those:
-            right = [family_named(family).is_right(i.truth, answer) for i in those]
-            scores[answer] = float(np.mean(right))
+            scores[answer] = float(np.mean([_constant(i) is not None for i in those]))
     return scores
+
+
+def _constant(instance: Instance) -> str | None:
+    """Return the family's constant answer if it is right: then there is nothing to find."""
+    answer = ALWAYS.get(instance.family)
+    if answer is None or not family_named(instance.family).is_right(instance.truth, answer):
+        return None
+    return answer
 
 
 def gap(reasoning: Mapping[str, float], conventional_best: Mapping[str, float]) -> float:
@@ -172,6 +193,47 @@ def gap_band(
     picks = np.random.default_rng(seed).integers(0, m, (resamples, m))
     low, high = np.quantile([of(pick) for pick in picks], (0.025, 0.975))
     return whole, float(low), float(high)
+
+
+def gap_of_runs(
+    reasoning: Mapping[str, Mapping[str, Sequence[Played]]],
+    conventional: Mapping[str, Mapping[str, Sequence[Played]]],
+    *,
+    n: int = 5,
+) -> dict[str, dict[str, Any]]:
+    """Return the gap on every family that all runs answered, of runs by name and family.
+
+    Raises ConfigError if there is no such family, runs answered different instances of one, or a
+    conventional run has fewer than n answers to a task.
+    """
+    runs = [*reasoning.values(), *conventional.values()]
+    families = [name for name in runs[0] if all(name in run for run in runs)] if runs else []
+    if not families:
+        raise ConfigError("the runs share no family of tasks")
+    found: dict[str, dict[str, Any]] = {}
+    for family in families:
+        thinking = {name: _in_order(run[family]) for name, run in reasoning.items()}
+        plain = {name: _in_order(run[family]) for name, run in conventional.items()}
+        for name, played in plain.items():
+            fewest = min(len(p.answers) for p in played)
+            if fewest < n:
+                raise ConfigError(
+                    f"{name} has {fewest} answers to a task of {family} but the best of {n} is "
+                    "asked for; sample more or lower --best-of"
+                )
+        whole, low, high = gap_band(thinking, plain, n=n)
+        found[family] = {
+            "gap": whole,
+            "interval": [low, high],
+            "n_tasks": len(next(iter(plain.values()))),
+            "reasoning": {k: float(best_of(p, 1).mean()) for k, p in thinking.items()},
+            "conventional": {k: float(best_of(p, n).mean()) for k, p in plain.items()},
+        }
+    return found
+
+
+def _in_order(played: Sequence[Played]) -> list[Played]:
+    return sorted(played, key=lambda p: p.instance.key)
 
 
 def _counts(played: Sequence[Played]) -> Counts:

@@ -16,10 +16,14 @@ def study_page(name: str, reports: Mapping[str, Mapping[str, Any]], settings: st
     n = sum(figures["n_instances"] for figures in reports.values())
     summary = (
         f"{n:,} tasks. Worst and best are of all samples of a task, the vote shares ties, blind is "
-        "the best that as many uniform guesses get. What a small model shows here is the shape of "
-        "these curves, and nothing about large ones."
+        "the best that as many uniform guesses get; what lies above it is the model's. What a "
+        "small model shows here is the shape of these curves, and nothing about large ones."
     )
-    tables = [_table(family, figures) for family, figures in reports.items()]
+    tables = [
+        table
+        for family, figures in reports.items()
+        for table in (_table(family, figures), _superscaling(family, figures))
+    ]
     alt = "worst, average, vote, best and blind guessing over difficulty, by family"
     svg = curves(reports) if has_matplotlib() else None
     return page(f"Generated tasks: {name}", summary, tables, settings, svg=svg, alt=alt)
@@ -34,15 +38,21 @@ def _table(family: str, figures: Mapping[str, Any]) -> Table:
         f"{figures['repeats']} samples each, {figures['tokens_mean']:,.0f} tokens per sample, "
         f"{figures['format_failure_rate']:.1%} unreadable, which count as wrong"
     )
-    parts = [*figures["by_level"].items(), *figures["by_cell"].items(), ("all", figures)]
+    parts = [
+        *figures["by_level"].items(),
+        *figures["by_cell"].items(),
+        *figures["by_truth"].items(),
+        ("all", figures),
+    ]
     return Table(
-        ("level", "tasks", "worst", "average", "vote", "best", "blind", "tokens"),
+        ("level", "tasks", "worst", "average", "vote", "best", "blind", "above blind", "tokens"),
         [
             (
                 str(level),
                 f"{row['n_instances']:,}",
                 *(f"{row[field]:.1%}" for field in ("worst", "average", "majority", "best")),
                 f"{row['blind_best_of'][str(row['repeats'])]:.1%}",
+                f"{row['above_blind'][str(row['repeats'])]:+.1%}",
                 f"{row['tokens_mean']:,.0f}",
             )
             for level, row in parts
@@ -50,6 +60,31 @@ def _table(family: str, figures: Mapping[str, Any]) -> Table:
         title=family,
         note=f"{note}. {constant}".strip(),
         best=frozenset({len(parts) - 1}),
+    )
+
+
+def _superscaling(family: str, figures: Mapping[str, Any]) -> Table:
+    """Best of n over n, of all tasks and of the easiest and the hardest level."""
+    levels = list(figures["by_level"])
+    parts = {"all": figures}
+    if len(levels) > 1:
+        parts |= {f"level {level}": figures["by_level"][level] for level in (levels[0], levels[-1])}
+    heads = [f"{name}{kind}" for name in parts for kind in (": best", ": blind")]
+    return Table(
+        ("calls", *heads),
+        [
+            (
+                n,
+                *(
+                    f"{row[kind][n]:.1%}" if n in row[kind] else ""
+                    for row in parts.values()
+                    for kind in ("best_of", "blind_best_of")
+                ),
+            )
+            for n in figures["best_of"]
+        ],
+        title=f"{family}: best of so many parallel calls",
+        note="Estimated from all samples of a task, not from the first ones.",
     )
 
 
