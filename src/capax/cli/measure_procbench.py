@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     Evaluate = Callable[..., Coroutine[Any, Any, list[Record]]]  # (endpoint, count_tokens=...)
 
 CONTEXT_BEYOND_ANSWER = 3072  # tokens: our longest prompts have some 1,200
+MAX_AT_ONCE = 64  # answers that the engine makes together
 
 
 class StepsType(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
@@ -95,6 +96,14 @@ class StepsType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
     help="The whole prompt as a chat, or the question alone, for a model that learnt the task.",
 )  # fmt: skip
 @click.option(
+    "--samples", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
+    help="Answers to a problem; of several the states are voted.",
+)  # fmt: skip
+@click.option(
+    "--temp", "temperature", type=click.FloatRange(0.0, 2.0, min_open=True), default=0.7,
+    show_default=True, metavar="T", help="Temperature of several answers; one is greedy.",
+)  # fmt: skip
+@click.option(
     "--max-tokens", type=click.IntRange(1, 32_768), default=512, show_default=True, metavar="N",
     help="Of each answer.",
 )  # fmt: skip
@@ -118,6 +127,8 @@ def command(
     templates: Path | None,
     mode: Any,
     ask: Any,
+    samples: int,
+    temperature: float,
     max_tokens: int,
     concurrency: int,
     threads: int | None,
@@ -129,7 +140,8 @@ def command(
 
     Each of 23 tasks states a procedure in full; the model must return every state on the way.
     PA is the share of leading states that are right, SM the share of answers right throughout, FM
-    that of right final states. Greedy; problems are made new by seed, with exact truth.
+    that of right final states. Greedy, or voted over --samples; problems are made new by seed,
+    with exact truth.
     """
     from capax.measuring.measured_run import MeasuredRun
     from capax.measuring.procbench.evaluate import Settings, evaluate, run_settings
@@ -138,14 +150,14 @@ def command(
 
     folder = record_folder(record)
     chosen = _problems(tasks, steps, per_cell, seed, problems, templates)
-    settings = Settings(mode, max_tokens, ask)
+    settings = Settings(mode, max_tokens, ask, samples, temperature)
     answer = partial(evaluate, problems=chosen, settings=settings, concurrency=concurrency)
 
     def measure(answer: Evaluate) -> tuple[Report, Measurement]:
         if base_url is not None:
             asked = _ask_server(base_url, api_key, model, answer, concurrency)
         else:
-            asked = _ask_engine(model, answer, settings, threads, memory)
+            asked = _ask_engine(model, answer, settings, concurrency, threads, memory)
         records, facts = asyncio.run(asked)
         report = summarize(records, max_tokens)
         return report, _measurement(
@@ -194,7 +206,8 @@ def _measurement(
         data=data_of("procbench", asked, len(problems)),
         settings={
             "mode": settings.mode, "ask": settings.ask, "max_tokens": settings.max_new_tokens,
-            "temperature": 0.0,
+            "temperature": 0.0 if settings.samples == 1 else settings.temperature,
+            **({"samples": settings.samples} if settings.samples > 1 else {}),
         },
         seed=seed,
         figures=procbench_figures(report),
@@ -259,7 +272,12 @@ def _problems(
 
 
 async def _ask_engine(
-    model: str, answer: Evaluate, settings: Settings, threads: int | None, memory: int | None
+    model: str,
+    answer: Evaluate,
+    settings: Settings,
+    concurrency: int,
+    threads: int | None,
+    memory: int | None,
 ) -> tuple[list[Record], dict[str, Any]]:
     from capax import LLM
     from capax.endpoints.local import LocalEndpoint
@@ -267,7 +285,11 @@ async def _ask_engine(
     ctx_size = (
         None if settings.ask == "question" else settings.max_new_tokens + CONTEXT_BEYOND_ANSWER
     )
-    llm = LLM(model, threads=threads, memory=memory, ctx_size=ctx_size)
+    n_at_once = min(max(concurrency, settings.samples), MAX_AT_ONCE)
+    llm = LLM(
+        model, threads=threads, memory=memory, ctx_size=ctx_size,
+        n_sequences=n_at_once, parallel=n_at_once,
+    )  # fmt: skip
 
     def count(text: str) -> int:
         return len(llm.tokenizer.encode(text))

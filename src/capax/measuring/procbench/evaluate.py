@@ -20,6 +20,7 @@ from capax.measuring.procbench.parsing import parse, parse_json
 from capax.measuring.procbench.problem import Problem
 from capax.measuring.procbench.record import Record, opened
 from capax.measuring.procbench.scoring import score
+from capax.measuring.procbench.voting import voted
 
 Mode = Literal["free", "json"]
 Ask = Literal["instructions", "question"]
@@ -32,18 +33,25 @@ class Settings:
 
     `max_new_tokens`: of each answer; 512 holds every true answer of up to 6 steps. `ask`: the whole
     prompt as a chat, or the question alone as a text to continue, for models that learnt one task.
+    One answer is greedy; of several `samples`, drawn at `temperature`, the states are voted.
     """
 
     mode: Mode = "free"
     max_new_tokens: int = 512
     ask: Ask = "instructions"
+    samples: int = 1
+    temperature: float = 0.7
 
     def request(self, problem: Problem) -> GenerateRequest:
-        """Return the greedy request for a problem."""
+        """Return the request for a problem; its own digest seeds the draws."""
         is_json = self.mode == "json"
         form = StructuredOutputs(json=answer_form.schema(problem.task)) if is_json else None
         params = SamplingParams(
-            max_tokens=self.max_new_tokens, temperature=0.0, structured_outputs=form
+            n=self.samples,
+            max_tokens=self.max_new_tokens,
+            temperature=0.0 if self.samples == 1 else self.temperature,
+            seed=int(problem.digest[:15], 16),
+            structured_outputs=form,
         )
         if self.ask == "question":
             return GenerateRequest(question_prompt(problem), params, purpose="procbench")
@@ -100,18 +108,20 @@ async def _answer(
     endpoint: Endpoint, problem: Problem, settings: Settings, count_tokens: CountTokens | None
 ) -> Record:
     completion = await endpoint.generate(settings.request(problem))
-    choice = completion.choices[0]
-    is_cut = choice.finish_reason == "length"
     read = parse_json if settings.mode == "json" else parse
-    prediction = read(choice.text, problem.task, is_cut)
+    cut = [choice.finish_reason == "length" for choice in completion.choices]
+    texts = [choice.text for choice in completion.choices]
+    prediction = voted(
+        [read(text, problem.task, is_cut) for text, is_cut in zip(texts, cut, strict=True)]
+    )
     result = score(prediction, problem)
     return Record(
         task=problem.task.name,
         example=problem.example,
         steps=problem.steps,
         digest=problem.digest,
-        text=choice.text,
-        is_cut=is_cut,
+        text=texts[0],
+        is_cut=all(cut),
         is_read=prediction is not None,
         intermediate=list(prediction.intermediate) if prediction else [],
         final=prediction.final if prediction else None,
@@ -123,6 +133,7 @@ async def _answer(
         prompt_tokens=completion.usage.prompt_tokens,
         completion_tokens=completion.usage.completion_tokens,
         reference_tokens=count_tokens(reference(problem)) if count_tokens else None,
+        further_texts=texts[1:],
     )
 
 
@@ -144,6 +155,11 @@ def run_settings(problems: Sequence[Problem], settings: Settings) -> dict[str, A
         "max_new_tokens": settings.max_new_tokens,
         "ask": settings.ask,
         "problems": problems_digest(problems),
+        **(
+            {"samples": settings.samples, "temperature": settings.temperature}
+            if settings.samples > 1
+            else {}
+        ),
     }
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +21,8 @@ FORMAT = "capax-procbench-1"
 class Record:
     """What a model answered to one problem, and what that is worth.
 
-    `is_cut`: the answer stopped at the limit of tokens. `reference_tokens`: what the true answer
+    `is_cut`: the answer, or every one of several, stopped at the limit of tokens. `further_texts`:
+    those behind the first, where states were voted. `reference_tokens`: what the true answer
     takes as compact JSON, None if the endpoint's tokenizer is not at hand. Nothing here depends
     on time, so equal answers give equal files.
     """
@@ -43,6 +44,7 @@ class Record:
     prompt_tokens: int
     completion_tokens: int
     reference_tokens: int | None
+    further_texts: list[str] = field(default_factory=list)
 
 
 class RecordFile:
@@ -52,7 +54,10 @@ class RecordFile:
         self._stream = stream
 
     def append(self, record: Record) -> None:
-        self._write(asdict(record))
+        line = asdict(record)
+        if not record.further_texts:
+            del line["further_texts"]
+        self._write(line)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -88,7 +93,7 @@ def lm_eval_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             "doc": {"task": r.task, "example": r.example, "steps": r.steps, "digest": r.digest},
             "target": "",
             "arguments": {},
-            "resps": [[r.text]],
+            "resps": [[r.text, *r.further_texts]],
             "filtered_resps": [{"intermediate": r.intermediate, "final": r.final}],
             "filter": "none",
             "metrics": ["pa", "sm", "fm", "pml"],
