@@ -172,15 +172,14 @@ def readme_of_scaling(results: Path) -> str:
     def read(name: str) -> Any:
         return json.loads((results / f"{name}.json").read_text())
 
-    drawn = read("sampling")["experiments"]["sampling"]["engines"]
-    rates = [drawn[n]["samples_per_second"]["median"] for n in ("capax", "llama_cpp_q4_1")]
+    rates = sample_rates(read("sampling")["experiments"]["sampling"])
     monkeys_, pair = read("monkeys"), read("deep_fast")
     bursts = read("contention")["experiments"]["contention"]["bursts"]
     rows = [
         [
             "[`scale sample`](docs/repeated-sampling.md)",
             "64 samples of a prompt, times llama.cpp in one batch",
-            f"**{rates[0] / rates[1]:.1f} ×**",
+            f"**{rates['capax'] / best_peer(rates):.1f} ×**",
         ],
         [
             "[coverage](docs/repeated-sampling.md)",
@@ -483,22 +482,50 @@ def contention(result: dict[str, Any]) -> str:
     return text + "\n\n![Mean and least of repeats over the quiet fit](images/contention.png)"
 
 
-def sampling(result: dict[str, Any]) -> str:
-    """Samples per second beside llama.cpp, and the time and memory of bookkeeping."""
-    drawn, kept = (result["experiments"][name] for name in ("sampling", "bookkeeping"))
-    rates = {
+def sample_rates(drawn: dict[str, Any]) -> dict[str, float]:
+    """Return each engine's median samples per second."""
+    return {
         name: engine["samples_per_second"]["median"] for name, engine in drawn["engines"].items()
     }
+
+
+def prompt_of(drawn: dict[str, Any]) -> str:
+    """Say what was asked; results from before the prompt was GSM8K's have no `shots`."""
+    size = f"{drawn['prompt_tokens']:,} tokens"
+    if "shots" not in drawn:
+        return f"one prompt of {size}"
+    return f"a problem of GSM8K after {drawn['shots']} worked ones, {size}"
+
+
+def best_peer(rates: dict[str, float]) -> float:
+    """Return the rate of the fastest engine beside capax."""
+    return max(rate for name, rate in rates.items() if name != "capax")
+
+
+def sampling(result: dict[str, Any]) -> str:
+    """Samples per second beside llama.cpp, and the time and memory of bookkeeping."""
+    found = result["experiments"]
+    drawn, kept = found["sampling"], found["bookkeeping"]
+    rates = sample_rates(drawn)
+    theirs = best_peer(rates)
+    alone = ""
+    if "sampling_alone" in found:
+        short = sample_rates(found["sampling_alone"])
+        alone = (
+            f"; on the problem alone, {found['sampling_alone']['prompt_tokens']} tokens, "
+            f"{short['capax']:.1f} and {best_peer(short):.1f}: "
+            f"{short['capax'] / best_peer(short):.1f} ×"
+        )
     small, large = (
         (int(n), min(part["seconds"]), part["peak_rss_bytes"] / 2**20)
         for n, part in kept["problems"].items()
     )
     per_sample = large[1] / (large[0] * kept["n_samples"])
     return (
-        f"{drawn['n_samples']} samples of {drawn['answer_tokens']} tokens from one prompt of "
-        f"{drawn['prompt_tokens']}, SmolLM2 on {drawn['threads']} threads: capax's endpoint draws "
+        f"{drawn['n_samples']} samples of {drawn['answer_tokens']} tokens to {prompt_of(drawn)}, "
+        f"SmolLM2 on {drawn['threads']} threads: capax's endpoint draws "
         f"{rates['capax']:.1f} per second, llama.cpp in one batch of as many sequences "
-        f"{rates['llama_cpp_q4_1']:.1f}: {rates['capax'] / rates['llama_cpp_q4_1']:.1f} × "
+        f"{theirs:.1f}: {rates['capax'] / theirs:.1f} ×{alone} "
         f"(`python -m benchmarks.sampling`, medians of {drawn['rounds']} rounds in turn).\n\n"
         f"Run directory, ledger and checks take {1e6 * per_sample:.0f} µs per sample, "
         f"{per_sample * rates['capax']:.2%} of the time the model takes for it. With "

@@ -1,21 +1,27 @@
 """Measure repeated sampling: samples per second, and what keeping them costs. `sampling.json`.
 
-    python -m benchmarks.sampling --model smollm2-135m --out benchmarks/results
+    python -m benchmarks.sampling --model smollm2-135m --text gsm8k/test.jsonl \
+        --out benchmarks/results
 
-Both engines draw 64 answers of equal length to one prompt at temperature 0.6, the prompt computed
-once: capax through the endpoint that `capax scale sample` uses, llama.cpp in one batch of 64
-sequences with a sampler of its own for each. Bookkeeping is measured with an endpoint that answers
-at once: whatever time 1,000 problems of 64 samples take then is spent beside the model.
+Both engines draw 64 answers of equal length to a problem of GSM8K at temperature 0.6, the prompt
+computed once: capax through the endpoint that `capax scale sample` uses, llama.cpp in one batch of
+64 sequences with a sampler of its own for each, its cache in a part for each sequence or in one for
+all. The prompt is the first problem after the next five with their solutions, as in *Large
+Language Monkeys*; `sampling_alone` has the problem alone. Bookkeeping is measured with an endpoint
+that answers at once: whatever time 1,000 problems of 64 samples take then is spent beside the
+model.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import resource
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +37,45 @@ from capax.scaling.sampling import SamplePlan, sample
 from capax.scaling.strategies.strategy import Prompt
 from capax.scaling.tasks import Task
 
-SAMPLES, PROMPT, ANSWER = 64, 128, 64  # a word problem with an example, and a short answer
-CONTEXT = 256  # the text of 128 tokens may be read as a few more
+SAMPLES, SHOTS = 64, 5
+PROMPT, ANSWER = 128, 64  # tokens of the bookkeeping's prompts, and of every answer
+SPARE = 64  # tokens of context beyond prompt and answer
 PROBLEMS = (200, 1000)
 
 
-def sampling(files: Files, settings: Settings) -> dict[str, Any]:
+def gsm8k_prompt(path: Path | None, shots: int) -> str:
+    """Return the first problem of the file, after `shots` further ones with their solutions."""
+    if path is None:
+        raise ValueError("sampling needs --text FILE, the test.jsonl of GSM8K")
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(next(file)) for _ in range(shots + 1)]
+    solved = [f"Question: {row['question']}\nAnswer: {row['answer']}\n\n" for row in rows[1:]]
+    return "".join(solved) + f"Question: {rows[0]['question']}\nAnswer:"
+
+
+def sampling(files: Files, settings: Settings, shots: int = SHOTS) -> dict[str, Any]:
     """Sixty-four answers to one prompt, in turn."""
-    arguments = (str(files.gguf), settings.threads, CONTEXT, {"sequences": str(SAMPLES)})
+    from benchmarks.peers.llama_cpp import tokenize
+
+    ids = tokenize(files.gguf, gsm8k_prompt(settings.text, shots))
+    context = len(ids) + ANSWER + SPARE
+    sequences = {"sequences": str(SAMPLES)}
     request = {
-        "do": "sample", "n_samples": SAMPLES, "prompt": PROMPT, "n_tokens": ANSWER,
+        "do": "sample", "n_samples": SAMPLES, "prompt": ids, "n_tokens": ANSWER,
     }  # fmt: skip
-    seconds: dict[str, list[float]] = {"capax": [], "llama_cpp_q4_1": []}
-    with (
-        Contestant("capax", *arguments) as ours,
-        Contestant("llama_cpp", *arguments) as theirs,
-    ):
-        contestants = {"capax": ours, "llama_cpp_q4_1": theirs}
+    entrants = {
+        "capax": ("capax", sequences),
+        "llama_cpp_q4_1": ("llama_cpp", sequences),
+        "llama_cpp_one_cache": ("llama_cpp", {**sequences, "unified": "true"}),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in entrants}
+    with ExitStack() as stack:
+        contestants = {
+            name: stack.enter_context(
+                Contestant(engine, str(files.gguf), settings.threads, context, options)
+            )
+            for name, (engine, options) in entrants.items()
+        }
         for number in range(settings.rounds + 1):
             for name, contestant in contestants.items():
                 time.sleep(PAUSE_S)
@@ -56,7 +84,8 @@ def sampling(files: Files, settings: Settings) -> dict[str, Any]:
         versions = {name: c.ask(do="state")["version"] for name, c in contestants.items()}
     return {
         "n_samples": SAMPLES,
-        "prompt_tokens": PROMPT,
+        "shots": shots,
+        "prompt_tokens": len(ids),
         "answer_tokens": ANSWER,
         "engines": {
             name: {
@@ -68,6 +97,11 @@ def sampling(files: Files, settings: Settings) -> dict[str, Any]:
             for name, taken in seconds.items()
         },
     }
+
+
+def sampling_alone(files: Files, settings: Settings) -> dict[str, Any]:
+    """The same problem without examples."""
+    return sampling(files, settings, 0)
 
 
 class Instant:
@@ -136,7 +170,9 @@ def bookkeeping(files: Files, settings: Settings) -> dict[str, Any]:
     return found
 
 
-EXPERIMENTS: dict[str, Experiment] = {"sampling": sampling, "bookkeeping": bookkeeping}
+EXPERIMENTS: dict[str, Experiment] = {
+    "sampling": sampling, "sampling_alone": sampling_alone, "bookkeeping": bookkeeping,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -47,8 +47,9 @@ def load(engine: str, model: str, threads: int, context: int, options: dict[str,
         flash = options.get("flash_attention", "on") == "on"
         kv, sequences = options.get("kv", "f16"), int(options.get("sequences", 1))
         return LlamaCpp(
-            Path(model), threads, context, kv=kv, flash_attention=flash, sequences=sequences
-        )
+            Path(model), threads, context, kv=kv, flash_attention=flash, sequences=sequences,
+            unified=options.get("unified") == "true",
+        )  # fmt: skip
     from benchmarks.peers.ctranslate2_int8 import CTranslate2Int8
 
     return CTranslate2Int8(Path(model), threads, context)

@@ -67,8 +67,8 @@ class Scoring(Protocol):
 class Sampling(Protocol):
     """An engine that samples many answers to one prompt."""
 
-    def sample(self, n_samples: int, prompt: int, n_tokens: int) -> float:
-        """Return the seconds for `n_samples` answers of `n_tokens` to a prompt of `prompt` tokens.
+    def sample(self, n_samples: int, prompt: list[int], n_tokens: int) -> float:
+        """Return the seconds for `n_samples` answers of `n_tokens` tokens to a prompt.
 
         The prompt is computed once; temperature 0.6, no other filter, the text is made as well.
         """

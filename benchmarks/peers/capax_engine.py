@@ -74,12 +74,12 @@ class Capax:
             llm.engine.step()
         return time.perf_counter() - started
 
-    def sample(self, n_samples: int, prompt: int, n_tokens: int) -> float:
+    def sample(self, n_samples: int, prompt: list[int], n_tokens: int) -> float:
         """Return the seconds for `n_samples` answers through the endpoint, counted and as text."""
         params = SamplingParams(
             n=n_samples, max_tokens=n_tokens, temperature=0.6, ignore_eos=True, seed=1
         )
-        text = self._llm.tokenizer.decode(prompt_ids(prompt))
+        text = self._llm.tokenizer.decode(prompt)
         self._llm.close()  # forgets the prompt of the call before
 
         async def ask() -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 from pathlib import Path
+from typing import Literal
 
 import llama_cpp as api
 import numpy as np
@@ -35,8 +36,12 @@ class LlamaCpp:
         kv: str = "f16",
         flash_attention: bool = True,
         sequences: int = 1,
+        unified: bool = False,
     ) -> None:
-        """Load `path` with room for `sequences` of `context` tokens, or raise RuntimeError."""
+        """Load `path` with room for `sequences` of `context` tokens, or raise RuntimeError.
+
+        `unified`: one cache for all sequences, which then share what they have in common.
+        """
         api.llama_log_set(ignore_log, ctypes.c_void_p(0))
         api.llama_backend_init()
         model_params = api.llama_model_default_params()
@@ -47,6 +52,7 @@ class LlamaCpp:
         params = api.llama_context_default_params()
         params.n_ctx = context * sequences
         params.n_seq_max = sequences
+        params.kv_unified = unified
         params.n_batch = params.n_ubatch = 512
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv]
@@ -119,7 +125,7 @@ class LlamaCpp:
             api.llama_batch_free(batch)
             self._depth = -1  # what the cache holds is no prompt of the other measurements
 
-    def sample(self, n_samples: int, prompt: int, n_tokens: int) -> float:
+    def sample(self, n_samples: int, prompt: list[int], n_tokens: int) -> float:
         """Return the seconds for `n_samples` answers: one batch of all, a sampler for each."""
         vocab = api.llama_model_get_vocab(self._model)
         samplers = []
@@ -133,11 +139,13 @@ class LlamaCpp:
         piece = ctypes.create_string_buffer(256)
         try:
             started = time.perf_counter()
-            entries = [(token, i, 0) for i, token in enumerate(prompt_ids(prompt))]
-            self._decode(batch, entries, logits=True)
+            for begin in range(0, len(prompt), 512):
+                part = prompt[begin : begin + 512]
+                entries = [(token, begin + i, 0) for i, token in enumerate(part)]
+                self._decode(batch, entries, logits="last")
             for sequence in range(1, n_samples):
                 api.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-            rows = [prompt - 1] * n_samples
+            rows = [len(part) - 1] * n_samples
             for step in range(n_tokens):
                 tokens = [
                     api.llama_sampler_sample(sampler, self._context, row)
@@ -147,7 +155,7 @@ class LlamaCpp:
                     api.llama_token_to_piece(vocab, token, piece, len(piece), 0, True)
                 if step + 1 == n_tokens:
                     break
-                entries = [(token, prompt + step, i) for i, token in enumerate(tokens)]
+                entries = [(token, len(prompt) + step, i) for i, token in enumerate(tokens)]
                 self._decode(batch, entries, logits=True)
                 rows = list(range(n_samples))
             return time.perf_counter() - started
@@ -182,8 +190,9 @@ class LlamaCpp:
         return seconds, float(np.concatenate(found).mean())
 
     def _decode(
-        self, batch: api.llama_batch, entries: list[tuple[int, int, int]], *, logits: bool
-    ) -> None:
+        self, batch: api.llama_batch, entries: list[tuple[int, int, int]],
+        *, logits: bool | Literal["last"],
+    ) -> None:  # fmt: skip
         """Run (token, position, sequence) entries as one batch."""
         batch.n_tokens = len(entries)
         for i, (token, position, sequence) in enumerate(entries):
@@ -191,7 +200,7 @@ class LlamaCpp:
             batch.pos[i] = position
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = sequence
-            batch.logits[i] = logits
+            batch.logits[i] = i + 1 == len(entries) if logits == "last" else logits
         code = api.llama_decode(self._context, batch)
         if code != 0:
             raise RuntimeError(f"llama_decode of {len(entries)} tokens returned {code}")

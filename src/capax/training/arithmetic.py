@@ -76,8 +76,11 @@ class Multiplication:
 
     def questions(self, n: int, seed: int) -> list[Question]:
         """Return as many of each grade from 2 x 2 digits on, the easier ones first."""
+        return self.of_grades([GRADES[1 + i * (len(GRADES) - 1) // n] for i in range(n)], seed)
+
+    def of_grades(self, grades: Sequence[tuple[int, int]], seed: int) -> list[Question]:
+        """Return a held-out question of each grade (digits of the factors), all different."""
         rng = np.random.default_rng([1, seed])
-        grades = [GRADES[1 + i * (len(GRADES) - 1) // n] for i in range(n)]
         found: dict[str, str] = {}
         for grade in grades:
             while True:

@@ -31,6 +31,7 @@ def train_on_documents(
     report_every: int = 500,
     on_report: Callable[[Mapping[str, float]], None] | None = None,
     stop_after: int | None = None,
+    stop_at: int | None = None,
     begin: Llama | None = None,
 ) -> Llama:
     """Train to predict the next tokens of `documents(step)`; goes on from what is in `folder`.
@@ -75,5 +76,6 @@ def train_on_documents(
         report_every=report_every,
         on_report=on_report,
         stop_after=stop_after,
+        stop_at=stop_at,
     )
     return model.eval()

@@ -68,11 +68,13 @@ def train_on_records(
     report_every: int = 100,
     on_report: Callable[[Mapping[str, float]], None] | None = None,
     stop_after: int | None = None,
+    stop_at: int | None = None,
     begin: Llama | None = None,
 ) -> Llama:
     """Train on records of `task` in `folder`, going on from what is there; returns the model.
 
-    `begin`: a model of the same shape to begin with.
+    `begin`: a model of the same shape to begin with; `stop_at`: leave once so many steps are done,
+    before the schedule ends.
     """
     batches = Batches(task, recipe.seed, recipe.tokens, n_blocks=4)
     return train_on_documents(
@@ -89,6 +91,7 @@ def train_on_records(
         report_every=report_every,
         on_report=on_report,
         stop_after=stop_after,
+        stop_at=stop_at,
         begin=begin,
     )  # fmt: skip
 
