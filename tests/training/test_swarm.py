@@ -97,8 +97,8 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the model to begin with"):
         train_on_records(node, other, tmp_path / "other", begin=again)
 
-    from capax.cli.swarm_nodes import read_nodes
     from capax.scaling.swarm.admission import read_challenges
+    from capax.scaling.swarm.nodes_file import read_nodes
     from capax.scaling.tasks import read_tasks
 
     assert [line.id for line in read_nodes(write_nodes(tmp_path))] == [f"node{i}" for i in range(5)]

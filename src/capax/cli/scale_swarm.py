@@ -9,6 +9,7 @@ command = LazyGroup(
     table={
         "ask": ("swarm_ask", "Answer a question by the consensus of several models."),
         "admit": ("swarm_admit", "Let models earn the right to judge."),
+        "calibrate": ("swarm_calibrate", "Let models earn their weight on questions with answers."),
         "bench": ("swarm_bench", "Compare consensus with votes on the same answers."),
         "show": ("swarm_show", "Check a registry and show what each judge's word weighs."),
     },

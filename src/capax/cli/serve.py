@@ -15,6 +15,7 @@ from capax.planning.sizes import format_size
 if TYPE_CHECKING:
     from capax import LLM, Embedder
     from capax.serving.config import ServerConfig
+    from capax.serving.nodes import NodesFile
     from capax.serving.state import Models, Progress
 
 MAX_KEY_FILE_NBYTES = 1 << 20
@@ -56,6 +57,14 @@ LEAST_KEY_CHARS = 8
     metavar="STRATEGY",
     help="Answer chats by spending more, e.g. majority:n=8; see 'capax methods strategy'.",
 )
+@click.option(
+    "--nodes", "nodes_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Nodes of a swarm, as for 'capax scale swarm': clients call it swarm:NAME of the file.",
+)  # fmt: skip
+@click.option(
+    "--registry", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="With --nodes: what 'capax scale swarm' knows of them; it is read, not written.",
+)  # fmt: skip
 @click.option(
     "--embedding-model",
     metavar="MODEL",
@@ -145,17 +154,13 @@ LEAST_KEY_CHARS = 8
     show_default=True,
     help="Form of the log on stderr.",
 )
-@click.option(
-    "--request-log",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Append a line of token counts and times per request, as JSON, no texts.",
-)
 @click.option("--log-prompts", is_flag=True, help="Write prompts to the log. Off by default.")
 def command(
     model: str,
     alias: str | None,
     embedding_model: str | None,
+    nodes_file: Path | None,
+    registry: Path | None,
     api_keys: tuple[str, ...],
     api_key_file: Path | None,
     memory: int | None,
@@ -175,10 +180,12 @@ def command(
     keys = (*api_keys, *(() if api_key_file is None else read_keys(api_key_file)))
     _check_keys(keys)
     _import_extra()
+    nodes = _nodes(nodes_file, registry)
     if settings["strategy"] is not None:
         from capax.scaling.strategies.strategy import parse_strategy
+        from capax.serving.strategies import check_nodes
 
-        parse_strategy(settings["strategy"])
+        check_nodes(parse_strategy(settings["strategy"]), nodes)
     from capax.serving.config import OWN_NBYTES, ServerConfig
     from capax.serving.launch import serve
     from capax.serving.load import load_models
@@ -196,7 +203,7 @@ def command(
     def load(progress: Progress) -> Models:
         return load_models(
             progress, model, embedding_model, memory=left, ctx_size=ctx_size, threads=threads,
-            kv=kv, parallel=config.parallel,
+            kv=kv, parallel=config.parallel, nodes=nodes,
         )  # fmt: skip
 
     return serve(
@@ -205,6 +212,17 @@ def command(
         announce=lambda port, loaded: _announce(config, port, loaded),
         is_quiet=console().is_quiet,
     )
+
+
+def _nodes(file: Path | None, registry: Path | None) -> NodesFile | None:
+    """Return the nodes of a served swarm, if a file names them."""
+    if file is None:
+        if registry is not None:
+            raise ConfigError("--registry says what nodes weigh; name them: --nodes FILE")
+        return None
+    from capax.serving.nodes import read_file
+
+    return read_file(file, registry)
 
 
 def shown_name(model: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from capax.cli.options import json_option, machine_options
-from capax.cli.swarm_nodes import open_nodes, read_nodes
+from capax.cli.swarm_nodes import open_nodes
 
 
 @click.command("admit")
@@ -41,6 +41,7 @@ def command(
     """
     from capax.endpoints import Ledger
     from capax.scaling.swarm.admission import examine, read_challenges
+    from capax.scaling.swarm.nodes_file import read_nodes
     from capax.scaling.swarm.registry import Registry
 
     lines, challenges = read_nodes(nodes_file), read_challenges(challenges_file)

@@ -12,7 +12,7 @@ import click
 
 from capax.cli.asked import progress_of
 from capax.cli.options import json_option, machine_options
-from capax.cli.swarm_nodes import open_nodes, read_nodes
+from capax.cli.swarm_nodes import open_nodes
 from capax.errors import ConfigError
 
 
@@ -49,6 +49,7 @@ def command(
     from capax.endpoints import Ledger
     from capax.scaling.swarm.admission import read_challenges
     from capax.scaling.swarm.bench import Question, Row, bench, calibrate, gain, summarize
+    from capax.scaling.swarm.nodes_file import read_nodes
     from capax.scaling.swarm.reputation import weights
     from capax.scaling.tasks import Task, read_tasks
 

@@ -35,12 +35,15 @@ def command(registry: Path, as_json: bool) -> None:
             replay(entry["verdicts"])
             n_replayed += 1
     weights, accounts, agreed = known.weights(), known.accounts(), known.agreement()
+    standings, halves = known.standings(known.records()), known.halves()
     rows: list[dict[str, Any]] = [
         {
             "node": name, "admitted": r.is_admitted, "rounds": r.rounds,
             "reputation": round(r.reputation, 4), "weight": round(weights[name], 4),
             "agrees": agreed.get(name, (0, 0))[0], "differs": agreed.get(name, (0, 0))[1],
             "deposits": accounts.get(name, Account()).balance,
+            "standing": round(standings[name], 4),
+            "upper_half": halves.get(name, (0, 0))[0], "lower_half": halves.get(name, (0, 0))[1],
         }
         for name, r in sorted(known.records().items())
     ]  # fmt: skip
@@ -55,5 +58,7 @@ def command(registry: Path, as_json: bool) -> None:
         click.echo(
             f"{row['node']:<24} {state:<13} {row['rounds']:>6,} rounds, reputation "
             f"{row['reputation']:.3f}, weight {row['weight']:.3f}, agrees {row['agrees']:,} of "
-            f"{row['agrees'] + row['differs']:,}, {row['deposits']} deposits"
+            f"{row['agrees'] + row['differs']:,}, {row['deposits']} deposits; answers: standing "
+            f"{row['standing']:.3f}, upper half {row['upper_half']:,} of "
+            f"{row['upper_half'] + row['lower_half']:,}"
         )

@@ -68,6 +68,7 @@ from capax.serving.strategies import (
     StrategicAnswer,
     StrategyFields,
     StrategyRun,
+    asks_nodes,
     named_strategy,
     strategy_for,
 )
@@ -136,7 +137,7 @@ async def chat_completions(request: Request) -> Response:
 async def _by_strategy(
     request: Request, server: Server, body: ChatRequest, chosen: Chosen
 ) -> Response:
-    run = strategy_run(request, body, await prepare(server, body), chosen)
+    run = strategy_run(request, body, await prepare(server, body, chosen), chosen)
     answer = StrategicAnswer(run, includes_usage=body.includes_usage)
     if body.stream:
         return EventStream(answer.chunks())
@@ -168,12 +169,20 @@ async def input_tokens(request: Request) -> Response:
     return Response(msgspec.json.encode(counted), media_type="application/json")
 
 
-async def prepare(server: Server, body: ChatRequest) -> Turn:
-    """Return what a body asks of the engine. Raises 400 if it does not fit the context."""
-    shape = await shape_for(server, body)
-    ids = await conversation_ids(server, body, shape)
-    if shape.begin is not None:
-        shape = shape.begin(shape, ids)
+async def prepare(server: Server, body: ChatRequest, chosen: Chosen | None = None) -> Turn:
+    """Return what a body asks of the engine. Raises 400 if it does not fit the context.
+
+    `chosen`: the strategy that answers. Where nodes do, each reads the conversation in its own
+    form, and the server's model need not have one for chats.
+    """
+    ids: list[int] = []
+    if asks_nodes(chosen) and not _speaks(server.llm):
+        shape = await shape_of(server, body, lambda has_tools: "")
+    else:
+        shape = await shape_for(server, body)
+        ids = await conversation_ids(server, body, shape)
+        if shape.begin is not None:
+            shape = shape.begin(shape, ids)
     name, value = "max_completion_tokens", body.max_completion_tokens
     if value is None:
         name, value = "max_tokens", body.max_tokens
@@ -275,6 +284,11 @@ async def _templated(
     except FileFormatError as error:
         # The template serves other conversations, so it is this one that it cannot show.
         raise invalid(str(error), param="messages") from None
+
+
+def _speaks(llm: LLM) -> bool:
+    """Say whether a model has a form for chats."""
+    return bool(llm.file.chat_template or llm.tokenizer.chat_templates)
 
 
 def _template(llm: LLM, has_tools: bool) -> str:

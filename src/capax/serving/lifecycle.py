@@ -43,7 +43,8 @@ async def _keep(server: Server, load: Load, stack: AsyncExitStack) -> None:
         if models.llm is not None:
             runner = Runner(models.llm, max_queue=server.config.max_queue)
             await stack.enter_async_context(runner)
-        server.adopt(models, runner)
+        nodes = None if models.nodes is None else await models.nodes.open(stack)
+        server.adopt(models, runner, nodes)
     except Exception as error:  # noqa: BLE001  # a border: `failure` has it, the process ends
         server.fail(error)
         return

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 
 from capax.serving.errors import check_model
+from capax.serving.nodes import PREFIX
 from capax.serving.state import Server, server_of
+from capax.serving.strategies import WHOLE_SWARM
 
 if TYPE_CHECKING:
     from capax import LLM, Embedder
@@ -39,6 +41,11 @@ def descriptions(server: Server) -> dict[str, dict[str, Any]]:
     if server.has_llm and server.embedder is not None:
         name = server.config.embedding_model_name
         found[name] = _describe(server, name, server.embedder)
+    if server.nodes is not None:
+        name = PREFIX + server.nodes.file.name
+        found[name] = _describe(server, name, server.primary)
+        found[name]["meta"]["strategy"] = WHOLE_SWARM
+        found[name]["meta"]["nodes"] = [line.id for line in server.nodes.file.lines]
     return found
 
 

@@ -15,6 +15,7 @@ from capax import LLM, Embedder
 from capax.errors import ConfigError
 from capax.files.model_file import open_model
 from capax.files.registry import resolve
+from capax.serving.nodes import NodesFile, load_nodes
 from capax.serving.state import Models, Progress, own_nbytes
 
 LOOK_S = 0.1
@@ -31,11 +32,12 @@ def load_models(
     ctx_size: int | None = None,
     kv: str | None = None,
     parallel: int = 1,
+    nodes: NodesFile | None = None,
 ) -> Models:
-    """Load what is served: `model`, which may be an embedding model, and one beside it.
+    """Load what is served: `model`, which may be an embedding model, one beside it, and `nodes`.
 
-    `memory` bounds both together: the embedding model is loaded first, and the other planned
-    within what it leaves.
+    `memory` bounds all together: the embedding model is loaded first, then the nodes, and `model`
+    is planned within what they leave.
     """
     progress.enter("headers", 0.0)
     if open_model(resolve(model)).config.encoder is not None:
@@ -44,6 +46,11 @@ def load_models(
                 f"{model} embeds texts and writes none; it cannot stand beside the embedding "
                 f"model {embedding_model}: leave --embedding-model out"
             )
+        if nodes is not None:
+            raise ConfigError(
+                f"{model} embeds texts and writes none; a swarm needs a model that writes: leave "
+                "--nodes out"
+            )
         return Models(
             None, Embedder(model, memory=memory, threads=threads, ctx_size=ctx_size, kv=kv)
         )
@@ -51,11 +58,14 @@ def load_models(
     if embedding_model is not None:
         embedder = Embedder(embedding_model, memory=memory, threads=threads)
         memory = None if memory is None else max(1, memory - own_nbytes(embedder))
+    loaded = None
+    if nodes is not None:
+        loaded, memory = load_nodes(nodes, model, memory=memory, threads=threads, ctx_size=ctx_size)
     llm = watched_load(
         progress, model, memory=memory, threads=threads, ctx_size=ctx_size, kv=kv,
         n_sequences=parallel, parallel=parallel,
     )  # fmt: skip
-    return Models(llm, embedder)
+    return Models(llm, embedder, loaded)
 
 
 def watched_load(progress: Progress, model: str | Path, **options: Any) -> LLM:

@@ -20,12 +20,12 @@ from capax.serving.config import ServerConfig
 from capax.serving.errors import ApiError, not_ready
 from capax.serving.logs import log_prompt
 from capax.serving.metrics import Metrics
-from capax.serving.request_log import RequestLog, begin_call
 
 if TYPE_CHECKING:
     from capax import LLM, Embedder, SamplingParams, StreamPiece
     from capax.engine.runner import Runner
     from capax.serving.exchange import Exchange
+    from capax.serving.nodes import LoadedNodes, Nodes
 
 
 @dataclass(slots=True)
@@ -41,10 +41,11 @@ class Progress:
 
 
 class Models(NamedTuple):
-    """What is served: a model that writes, one that embeds, or both."""
+    """What is served: a model that writes, one that embeds, or both; and nodes of a swarm."""
 
     llm: LLM | None
     embedder: Embedder | None = None
+    nodes: LoadedNodes | None = None
 
 
 Load: TypeAlias = "Callable[[Progress], LLM | Models]"
@@ -65,13 +66,13 @@ class Server:
         self.failed = asyncio.Event()
         self.loaded = asyncio.Event()
         self.metrics = Metrics()
-        self.request_log = None if config.request_log is None else RequestLog(config.request_log)
         # One thread: however many slow grammars wait, other work finds the shared threads free.
         self.form_compiler = ThreadPoolExecutor(1, "capax-forms")
         self.weight_nbytes: dict[str, int] = {}  # read in each step, by where they lie
         self.flops_per_token = 0
         self.sampling_defaults: dict[str, float] = {}  # what the model's authors recommend
         self.embedding_turn = asyncio.Lock()  # texts are embedded for one request at a time
+        self.nodes: Nodes | None = None  # of a swarm that strategies may name
         self._llm: LLM | None = None
         self._embedder: Embedder | None = None
         self._runner: Runner | None = None
@@ -141,7 +142,7 @@ class Server:
             raise not_ready("the model is loading; ask again soon")
         return self._runner
 
-    def adopt(self, models: Models, runner: Runner | None) -> None:
+    def adopt(self, models: Models, runner: Runner | None, nodes: Nodes | None = None) -> None:
         """Take the loaded models into service; `runner` is that of the one that writes.
 
         Raises ConfigError if the model recommends what cannot be.
@@ -150,6 +151,7 @@ class Server:
             self.sampling_defaults = checked_defaults(recommended_sampling(models.llm.file))
             self._estimate_work(models.llm)
         self._llm, self._embedder, self._runner = models.llm, models.embedder, runner
+        self.nodes = nodes
         self.progress.enter("ready", 1.0)
         self.loaded.set()
 
@@ -200,8 +202,7 @@ class Server:
         )
         if self.config.log_prompts:
             log_prompt(request.scope["capax.request_id"], self.llm.tokenizer.decode(list(prompt)))
-        call = begin_call(request.scope, len(prompt), params.n)
-        return self.metrics.observe(pieces, params.n, call)
+        return self.metrics.observe(pieces, params.n)
 
     @property
     def limit_nbytes(self) -> int:

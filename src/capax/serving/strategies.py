@@ -32,10 +32,13 @@ from capax.engine.outputs import CompletionOutput, RequestOutput, Usage
 from capax.errors import ConfigError
 from capax.methods import Chosen
 from capax.scaling.strategies.strategy import Prompt, StrategyAnswer, answer, parse_strategy
+from capax.scaling.strategies.swarm import Swarm
+from capax.scaling.swarm.members import EVERY
 from capax.serving.chunks import ChunkWriter, envelope
 from capax.serving.errors import ApiError, check_model, invalid
 from capax.serving.fields import number
 from capax.serving.generation import Generation, check_piece, finished, submit
+from capax.serving.nodes import PREFIX, NodesFile
 from capax.serving.prompts import check_fits
 from capax.serving.shape import AnswerParser
 from capax.serving.sse import DONE
@@ -50,6 +53,7 @@ OPTILLM_NAMES = {
     "moa": "mixture",
 }
 TOTAL_TOKENS = number("max_total_tokens", Limits(1, INT32_MAX, is_integer=True))
+WHOLE_SWARM = f"swarm:nodes={EVERY}"
 _FORMED = ("answer", "revise", "mix")  # calls whose text may be the answer: they keep its form
 
 
@@ -87,6 +91,7 @@ def _strategy_of(
         return None
     try:
         chosen = parse_strategy(spec)
+        check_nodes(chosen, None if server.nodes is None else server.nodes.file)
     except ConfigError as error:
         raise invalid(str(error), param="strategy") from None
     if obstacle is None:
@@ -100,13 +105,31 @@ def _strategy_of(
     return None
 
 
+def asks_nodes(chosen: Chosen | None) -> bool:
+    """Say whether a strategy asks nodes rather than the server's model."""
+    return chosen is not None and isinstance(chosen.options, Swarm) and bool(chosen.options.nodes)
+
+
+def check_nodes(chosen: Chosen, file: NodesFile | None) -> None:
+    """Raise ConfigError if a strategy names nodes that there are not."""
+    if not asks_nodes(chosen):
+        return
+    if file is None:
+        raise ConfigError(
+            f"{chosen} names nodes, and the server has none; start it with --nodes FILE"
+        )
+    file.check(chosen.options.nodes)
+
+
 def named_strategy(server: Server, model: str | None) -> str | None:
-    """Return the strategy in the name of a model, as `NAME@STRATEGY` or `bon-NAME`.
+    """Return the strategy in the name of a model, as `NAME@STRATEGY`, `bon-NAME` or `swarm:NAME`.
 
     Raises ApiError 404 if the model is not served.
     """
     if model is None or model in server.model_names:  # a name of its own may look like either
         return None
+    if server.nodes is not None and model == PREFIX + server.nodes.file.name:
+        return WHOLE_SWARM
     name, separator, spec = model.rpartition(SEPARATOR)
     if separator:
         check_model(server, name)
@@ -193,24 +216,26 @@ class ServedEndpoint:
         return None
 
     async def _ids(self, prompt: Prompt) -> list[int]:
-        assert not isinstance(prompt, str)  # a chat's strategy speaks in messages
+        if isinstance(prompt, str):  # a node with a form of its own
+            return self._server.llm.tokenizer.encode(prompt)
         return await self._asked.ids_of(prompt)
 
     def _choice(self, output: CompletionOutput) -> Choice:
         """Return a choice without what the model thought: that is no part of an answer."""
-        text, reason, reasoning = output.text, output.finish_reason, None
+        text, reasoning = output.text, None
+        reason: str = output.finish_reason
         if self._asked.parser is not None:
             parser = self._asked.parser()
             parser.push(output.text, len(output.token_ids))
             _, ended = parser.finish(output.finish_reason)
             message = parser.message()
             text, reasoning = message.get("content") or "", message.get("reasoning_content")
-            return Choice(output.index, text, ended, None, reasoning, len(output.token_ids))
+            reason = ended
         logprobs = None
         if output.logprobs is not None:
             chosen = zip(output.logprobs, output.token_ids, strict=True)
             logprobs = tuple(position[token].logprob for position, token in chosen)
-        return Choice(output.index, text, reason, logprobs, None, len(output.token_ids))
+        return Choice(output.index, text, reason, logprobs, reasoning, len(output.token_ids))
 
 
 class StrategyRun:
@@ -224,6 +249,12 @@ class StrategyRun:
         max_total_tokens: int | None,
     ) -> None:
         self.server = server_of(asked.request)
+        if asks_nodes(chosen) and asked.generation.constraint is not None:
+            raise invalid(
+                "a form of the answer cannot be had from nodes, which have tokens of their own; "
+                "leave out the form or the nodes",
+                param="strategy",
+            )
         self._chosen = chosen
         self._endpoint = ServedEndpoint(asked)
         self._messages = messages
@@ -233,6 +264,7 @@ class StrategyRun:
     async def answer(self) -> StrategyAnswer:
         """Run it. Whatever ends the request meanwhile ends all inner calls."""
         self.server.metrics.strategy_answers += 1
+        nodes = self.server.nodes
         task = asyncio.ensure_future(
             answer(
                 self._chosen.options,
@@ -240,6 +272,7 @@ class StrategyRun:
                 self._messages,
                 self._params,
                 max_total_tokens=self._max_total_tokens,
+                members=None if nodes is None else nodes.members(self._endpoint),
             )
         )
         try:
@@ -257,7 +290,7 @@ class StrategyRun:
                 "prompt_tokens": totals.prompt_tokens,
                 "completion_tokens": totals.completion_tokens,
             }
-            for purpose, totals in self._endpoint.ledger.by_purpose().items()
+            for purpose, totals in got.by_purpose.items()
         ]
         memory = self.server.llm.measured_memory()
         return {
@@ -300,7 +333,8 @@ class StrategicAnswer:
         if self._includes_usage:
             yield writer.choice(last) + writer.without_choice(figures) + DONE
         else:
-            yield writer.choice(last, {"capax": figures["capax"]}) + DONE
+            del figures["usage"]
+            yield writer.choice(last, figures) + DONE
 
     def _figures(self, got: StrategyAnswer) -> dict[str, Any]:
         return {
@@ -312,4 +346,5 @@ class StrategicAnswer:
                 "completion_tokens_details": {"reasoning_tokens": 0},
             },
             "capax": self._run.capacity(got),
+            **({} if got.details is None else {"x_swarm": got.details}),
         }

@@ -88,7 +88,7 @@ async def answer_of(
     strategy_for(server, body.model, body, None)  # what is wrong with the names comes first
     chat = to_chat()
     chosen = strategy_for(server, body.model, body, obstacle(chat))
-    turn = await prepare(server, chat)
+    turn = await prepare(server, chat, chosen)
     n_prompt = len(turn.generation.prompt_ids)
     if chosen is not None:
         return chat, n_prompt, StrategyTurn(strategy_run(request, chat, turn, chosen))

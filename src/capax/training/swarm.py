@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +27,15 @@ JUDGED = 0.5  # share of records that judge
 BOTH_WRONG = 0.3  # share of pairs to judge
 _TRY = r"( \d+){3}"
 
-FORM: Mapping[str, str] = {  # the fields of a node's "form", as nodes.json has them
+FORM: Mapping[str, Any] = {  # the fields of a node's "form", as nodes.json has them
     "ask": "{question}",
     "judge": "{question} {first} ? {second} ?",
     "read_answer": r" so (\d+)",
     "kept": "0123456789",
     "first_better": rf"^{_TRY} yes{_TRY} no",
     "second_better": rf"^{_TRY} no{_TRY} yes",
+    "letters": (" yes", " no"),  # of the first value, after its trial
+    "thought_tokens": 3,
 }
 
 

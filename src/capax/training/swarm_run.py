@@ -57,9 +57,12 @@ def write_questions(folder: Path, n_questions: int, n_gold: int, seed: int = 0) 
         for q, e in list(found.items())[:n_questions]
     ]
     gold = [
-        {"question": q, "better": str(e.x), "worse": str(wrong_value(e, rng))}
+        {
+            "question": q, "better": str(e.x), "worse": str(wrong_value(e, rng)),
+            "checker": "exact",
+        }
         for q, e in list(found.items())[n_questions:]
-    ]
+    ]  # fmt: skip
     for name, rows in (("questions", questions), ("gold", gold)):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines)

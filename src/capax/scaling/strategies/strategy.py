@@ -10,15 +10,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from capax.decoding.params import SamplingParams
 from capax.endpoints import BudgetExceeded, Choice, Endpoint, GenerateRequest, Ledger, Message
 from capax.engine.outputs import Usage
 from capax.errors import CapaxError, ConfigError, EndpointError
 from capax.methods import Chosen, parse_method
+
+if TYPE_CHECKING:
+    from capax.endpoints.ledger import Totals
+    from capax.scaling.swarm.members import Members
 
 Prompt = str | Sequence[Message]
 MAX_SHOWN_CHARS = 4000  # of each answer that a later prompt shows
@@ -31,6 +35,8 @@ class StrategyAnswer:
     `usage` sums all its calls (tokens; a call that failed counts what it reserved), `n_calls`
     counts them. `is_complete`: it got every answer it asked for; otherwise the budget ended or a
     call failed, and this is the best of what there was. `candidates`: the answers it chose from.
+    `by_purpose`: sums of calls of one purpose. `details`: what the strategy says of its choice,
+    ready for JSON.
     """
 
     text: str
@@ -39,6 +45,8 @@ class StrategyAnswer:
     n_calls: int
     is_complete: bool
     candidates: tuple[str, ...] = ()
+    by_purpose: Mapping[str, Totals] = field(default_factory=dict, compare=False)
+    details: Mapping[str, Any] | None = None
 
 
 class Strategy(Protocol):
@@ -59,16 +67,17 @@ async def answer(
     params: SamplingParams,
     *,
     max_total_tokens: int | None = None,
+    members: Members | None = None,
 ) -> StrategyAnswer:
     """Answer a prompt or a conversation by a strategy.
 
     `params` are those of each answer, its n must be 1. `max_total_tokens` caps prompt and new
-    tokens of all calls together. Raises BudgetExceeded if not one answer fits, and what the first
-    call raised if there is no answer at all.
+    tokens of all calls together. `members`: nodes that a strategy may name. Raises BudgetExceeded
+    if not one answer fits, and what the first call raised if there is no answer at all.
     """
     if params.n != 1:
         raise ConfigError(f"n is {params.n} but a strategy gives one answer; leave n out")
-    purse = Purse(endpoint, params, max_total_tokens)
+    purse = Purse(endpoint, params, max_total_tokens, members=members)
     chosen, candidates = await strategy.choose(purse, prompt)
     totals = purse.ledger.totals
     usage = Usage(totals.prompt_tokens, totals.completion_tokens, totals.cached_tokens)
@@ -79,17 +88,24 @@ async def answer(
         totals.n_calls,
         purse.is_complete,
         tuple(c.text for c in candidates),
+        purse.ledger.by_purpose(),
+        purse.details,
     )
 
 
 @dataclass
 class Purse:
-    """The calls of one answer. `params`: of an answer; `is_complete`: nothing was cut short."""
+    """The calls of one answer. `params`: of an answer; `is_complete`: nothing was cut short.
+
+    `details`: what the strategy wants to be known of its choice.
+    """
 
     endpoint: Endpoint
     params: SamplingParams
     max_total_tokens: int | None = None
     is_complete: bool = True
+    members: Members | None = None
+    details: Mapping[str, Any] | None = None
     ledger: Ledger = field(init=False)
     _failure: Exception | None = field(default=None, init=False)
     _n_asked: int = field(default=0, init=False)

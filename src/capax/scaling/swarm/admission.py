@@ -17,6 +17,7 @@ import numpy as np
 
 from capax.endpoints import GenerateRequest, Ledger
 from capax.errors import ConfigError
+from capax.scaling.checkers import checker_named
 from capax.scaling.swarm.consensus import JUDGE, Node
 
 MAX_TIEBREAKS = 3
@@ -24,11 +25,24 @@ MAX_LINE_NBYTES = 1 << 20
 
 
 class Challenge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A question with a better and a worse answer."""
+    """A question with a better and a worse answer.
+
+    `checker`: how an answer is compared with the better one ('exact', 'numeric', ...). Without it
+    only these two are known, and whether a node's own answer is right is not.
+    """
 
     question: str
     better: str
     worse: str
+    checker: str | None = None
+
+    def is_right(self, answer: str) -> bool | None:
+        """Say whether an answer is as good as the better one, None if that is not known."""
+        if answer in (self.better, self.worse):
+            return answer == self.better
+        if self.checker is None:
+            return None
+        return checker_named(self.checker).check(answer, self.better)
 
 
 class Admission(NamedTuple):
@@ -52,7 +66,10 @@ def read_challenges(path: Path) -> list[Challenge]:
         try:
             if len(line) > MAX_LINE_NBYTES:
                 raise ConfigError("it is too long")
-            found.append(msgspec.json.decode(line, type=Challenge))
+            challenge = msgspec.json.decode(line, type=Challenge)
+            if challenge.checker is not None:
+                checker_named(challenge.checker)
+            found.append(challenge)
         except (msgspec.MsgspecError, ConfigError, UnicodeDecodeError, RecursionError) as e:
             raise ConfigError(f"{path} line {number} is no challenge: {e}") from None
     if not found:

@@ -104,30 +104,49 @@ async def ask(
     judge_mode: JudgeMode = "reason",
     stop_at: float | None = None,
     answers: Mapping[str, str] | None = None,
+    planted: Sequence[str] = (),
+    standing: Mapping[str, float] | None = None,
+    max_answerers: int | None = None,
+    prompt: Prompt | None = None,
+    ledger: Ledger | None = None,
 ) -> SwarmResult:
     """Answer a question by consensus.
 
     `weights`: of judges by id (`reputation.weights`), all 1 if left out; a judge of weight 0 is not
     asked. `judge_mode`: a judge writes its reason and a letter, or the probabilities of the letters
     A and B count, two calls of one token each. `stop_at`: ask one judge after another, and none
-    more once the winner is as certain as this (`certainty`). `answers`: by node id, read already.
-    Raises ConfigError without nodes that answer, and what a call raised if none answered.
+    more once the winner is as certain as this (`certainty`). `answers`: by node id, read already;
+    `planted`: further ones that no node gave. `standing`: what a node's answer weighs where the
+    comparisons say nothing (`reputation.standings`), all 1 if left out; with `max_answerers` only
+    so many nodes of the highest standing answer. `prompt`: the conversation whose question judges
+    are shown as `question`, for nodes that are asked in chats. `ledger`: an empty one, of
+    which the cap holds instead of the budget's tokens. Raises ConfigError without nodes that
+    answer, and what a call raised if none answered.
     """
     if len({node.id for node in nodes}) < len(nodes):
         raise ConfigError("two nodes have the same id")
     answerers = [node for node in nodes if node.answers]
     if not answerers:
         raise ConfigError("no node answers; a swarm needs at least one that does")
+    if max_answerers is not None:
+        if max_answerers < 1:
+            raise ConfigError(f"max_answerers is {max_answerers} but must be at least 1")
+        answerers = best_standing(answerers, standing or {}, max_answerers, seed)
     if stop_at is not None and not 0.5 <= stop_at <= 1:
         raise ConfigError(f"stop_at is {stop_at} but must be 0.5 to 1")
     if judge_mode == "letters":
         for node in nodes:
-            if node.judges and not node.prompts.in_letters:
+            if node.judges and node.prompts.letters is None:
                 raise ConfigError(
-                    f"node {node.id!r:.60} judges in a form of its own, which has no letters; use "
-                    "judge mode 'reason'"
+                    f"node {node.id!r:.60} judges in a form of its own, which has no letters; name "
+                    "them there, or use judge mode 'reason'"
                 )
-    asked = _Round(question, nodes, budget or Budget(), weights, seed, judge_mode, stop_at)
+    asked = _Round(
+        question, nodes, budget or Budget(), weights, seed, judge_mode, stop_at,
+        dict(standing or {}), prompt, ledger,
+    )  # fmt: skip
+    for text in planted:
+        asked.texts.setdefault(text, [])
     return await asked.run(answerers, answers or {})
 
 
@@ -137,21 +156,25 @@ class _Round:
     def __init__(
         self, question: str, nodes: Sequence[Node], budget: Budget,
         weights: Mapping[str, float] | None, seed: int, judge_mode: JudgeMode,
-        stop_at: float | None,
+        stop_at: float | None, standing: Mapping[str, float], prompt: Prompt | None,
+        ledger: Ledger | None,
     ) -> None:  # fmt: skip
+        self._standing = standing
+        self._prompt = prompt
         self._judge_mode = judge_mode
         self._stop_at = stop_at
         self._question = question
         self._budget = budget
         self._seed = seed
-        self._ledger = Ledger(max_tokens=budget.tokens)
+        self._ledger = ledger or Ledger(max_tokens=budget.tokens)
         self._n_calls = 0
         self._is_complete = True
         self._failure: CapaxError | None = None
+        self._gone: set[str] = set()  # nodes whose endpoint failed: they are not asked any more
         given = {node.id: 1.0 for node in nodes} if weights is None else weights
         self._judges = [n for n in nodes if n.judges and given.get(n.id, 0.0) > 0]
         self._weights = {node.id: given[node.id] for node in self._judges}
-        self._texts: dict[str, list[str]] = {}
+        self.texts: dict[str, list[str]] = {}
         self._comparisons: list[Comparison] = []
         self._bad: list[tuple[str, int]] = []
 
@@ -159,11 +182,11 @@ class _Round:
         try:
             async with asyncio.timeout(self._budget.seconds):
                 await self._answer(answerers, given)
-                if len(self._texts) > 1:
+                if len(self.texts) > 1:
                     await self._judge_all()
         except TimeoutError:
             self._is_complete = False
-        if not self._texts:
+        if not self.texts:
             raise self._failure or EndpointError("no node gave an answer with any text in time")
         return self._result()
 
@@ -178,7 +201,7 @@ class _Round:
                 return
 
     def _certainty(self) -> float:
-        answers = list(self._texts)
+        answers = list(self.texts)
         kept = attempts(len(answers), self._bad, self._weights)
         return certainty(answers, kept, self._comparisons, self._weights)
 
@@ -186,16 +209,18 @@ class _Round:
         async def one(node: Node) -> None:
             text = given.get(node.id, "")
             if node.id not in given:
-                prompt = node.prompts.answer(self._question)
-                reply = await self._call(node, prompt, node.params, "answer")
+                asked = node.prompts.answer(self._question)
+                if self._prompt is not None and not isinstance(asked, str):
+                    asked = self._prompt
+                reply = await self._call(node, asked, node.params, "answer")
                 text = "" if reply is None else node.prompts.read(reply)
             if text:
-                self._texts.setdefault(text, []).append(node.id)
+                self.texts.setdefault(text, []).append(node.id)
 
         await asyncio.gather(*(one(node) for node in answerers))
 
     async def _judge(self, node: Node) -> None:
-        texts = list(self._texts)
+        texts = list(self.texts)
         good = []
         for i, text in enumerate(texts):
             asked = node.prompts.attempt(self._question, text)
@@ -216,14 +241,13 @@ class _Round:
 
     async def _compare(self, node: Node, first: int, second: int) -> bool:
         """Ask which of two answers is better, once more if the reply says nothing."""
-        texts = list(self._texts)
+        texts = list(self.texts)
         messages = node.prompts.compare(self._question, texts[first], texts[second])
         if self._judge_mode == "letters":
             share = await self._letters(node, messages)
             if share is None:
                 return False
-            letter: Verdict = "A" if share > 0.5 else "B" if share < 0.5 else "U"
-            self._comparisons.append(Comparison(node.id, first, second, letter, share))
+            self._comparisons.append(compared_by_letters(node.id, first, second, share))
             return True
         verdict: Verdict | None = None
         for _ in range(2):
@@ -237,9 +261,15 @@ class _Round:
         return True
 
     async def _letters(self, node: Node, prompt: Prompt) -> float | None:
-        """Return P(A) / (P(A) + P(B)) of the next token, None if a call failed."""
+        """Return P(A) / (P(A) + P(B)) where the verdict stands, None if a call failed."""
+        if node.prompts.thought_tokens:
+            params = SamplingParams(max_tokens=node.prompts.thought_tokens, temperature=0.0)
+            thought = await self._call(node, prompt, params, "compare")
+            if thought is None:
+                return None
+            prompt = continued(prompt, thought)
         logs = []
-        for letter in ("A", "B"):
+        for letter in node.prompts.letters or ():
             form = StructuredOutputs(choice=[letter])
             params = SamplingParams(
                 max_tokens=1, temperature=0.0, logprobs=0, structured_outputs=form
@@ -260,6 +290,8 @@ class _Round:
         self, node: Node, prompt: Prompt, params: SamplingParams, purpose: str
     ) -> Choice | None:
         """Return the reply, None if the budget holds none or the call failed."""
+        if node.id in self._gone:
+            return None
         if self._budget.calls is not None and self._n_calls >= self._budget.calls:
             self._is_complete = False
             return None
@@ -277,19 +309,24 @@ class _Round:
         except CapaxError as error:
             self._is_complete = False
             self._failure = error
+            if isinstance(error, EndpointError):  # it has been tried again where that may help
+                self._gone.add(node.id)
             return None
 
     def _result(self) -> SwarmResult:
-        answers = tuple(self._texts)
+        answers = tuple(self.texts)
         kept = attempts(len(answers), self._bad, self._weights)
         theta, confidence = strengths(answers, kept, self._comparisons, self._weights)
-        counts = [len(authors) for authors in self._texts.values()]
+        counts = [
+            sum(self._standing.get(author, 1.0) for author in authors)
+            for authors in self.texts.values()
+        ]
         winner = strongest(answers, kept, theta, counts)
         totals = self._ledger.totals
         return SwarmResult(
             answers[winner],
             answers,
-            tuple(tuple(authors) for authors in self._texts.values()),
+            tuple(tuple(authors) for authors in self.texts.values()),
             theta,
             tuple(self._comparisons),
             tuple(self._bad),
@@ -300,13 +337,34 @@ class _Round:
         )
 
 
+def compared_by_letters(judge: str, first: int, second: int, share: float) -> Comparison:
+    """Return the comparison in which a judge gives the first answer this share."""
+    letter: Verdict = "A" if share > 0.5 else "B" if share < 0.5 else "U"
+    return Comparison(judge, first, second, letter, share)
+
+
+def best_standing(
+    nodes: Sequence[Node], standing: Mapping[str, float], most: int, seed: int
+) -> list[Node]:
+    """Return the `most` nodes of the highest standing, equal ones drawn by the seed."""
+    order = sorted(nodes, key=lambda n: (-standing.get(n.id, 1.0), _number(f"{seed} {n.id}")))
+    return order[:most]
+
+
+def continued(prompt: Prompt, thought: str) -> Prompt:
+    """Return the prompt after which a judge has written its thought."""
+    if isinstance(prompt, str):
+        return prompt + thought
+    return [*prompt, {"role": "assistant", "content": thought}]
+
+
 def strongest(
-    answers: Sequence[str], kept: Sequence[int], theta: Sequence[float], counts: Sequence[int]
+    answers: Sequence[str], kept: Sequence[int], theta: Sequence[float], counts: Sequence[float]
 ) -> int:
     """Return the strongest of the kept answers.
 
-    Equal ones, as all are without a comparison, go by how many gave them, then by content: never by
-    the order they came in.
+    Equal ones, as all are without a comparison, go by how many gave them (or what those weigh),
+    then by content: never by the order they came in.
     """
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in answers]
     return min(kept, key=lambda i: (-theta[i], -counts[i], keys[i]))

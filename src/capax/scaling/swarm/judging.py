@@ -15,6 +15,7 @@ from capax.endpoints import Message
 from capax.errors import ConfigError
 
 Verdict = Literal["A", "B", "U"]
+MAX_THOUGHT_TOKENS = 512
 MAX_CHARS = 20_000  # of a question or an answer, as shown to a judge
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _LETTER = re.compile(r"(?<![A-Za-z0-9])([ABU])(?![A-Za-z0-9])")
@@ -88,12 +89,16 @@ class Prompts(Protocol):
     """How a node is asked, and what its word means.
 
     `attempt` returns None where every answer counts as an attempt; `read` returns the answer in a
-    reply, empty if there is none. `in_letters`: the verdict is a letter, so its probability says
-    something.
+    reply, empty if there is none. `letters`: what a verdict for the first answer and for the second
+    begins with, whose probabilities say something, None if nothing does; it comes after
+    `thought_tokens` tokens of thought.
     """
 
     @property
-    def in_letters(self) -> bool: ...
+    def letters(self) -> tuple[str, str] | None: ...
+
+    @property
+    def thought_tokens(self) -> int: ...
 
     def answer(self, question: str) -> str | Sequence[Message]: ...
 
@@ -109,7 +114,8 @@ class Prompts(Protocol):
 class Chat:
     """For models that follow instructions."""
 
-    in_letters = True
+    letters = ("A", "B")
+    thought_tokens = 0
 
     def answer(self, question: str) -> Sequence[Message]:
         return [{"role": "user", "content": question}]
@@ -135,8 +141,9 @@ class Templates:
     characters of an answer that a judge is shown, so that an answer cannot leave its place; empty
     for all. A reply that `first_better` matches is A, one that `second_better` matches is B
     (regular expressions), anything else U. `read_answer`: an expression whose first group is the
-    answer in a reply; empty for the whole reply. Raises ConfigError for texts or expressions that
-    are none.
+    answer in a reply; empty for the whole reply. `letters`: two texts, of which the first speaks
+    for the first answer and the second against it, after `thought_tokens` tokens that the judge
+    writes before. Raises ConfigError for texts or expressions that are none.
     """
 
     ask: str
@@ -145,12 +152,16 @@ class Templates:
     first_better: str
     second_better: str
     read_answer: str = ""
-
-    @property
-    def in_letters(self) -> bool:
-        return False
+    letters: tuple[str, str] | None = None
+    thought_tokens: int = 0
 
     def __post_init__(self) -> None:
+        if self.letters is not None and not (all(self.letters) and len(set(self.letters)) == 2):
+            raise ConfigError(f"the letters {self.letters!r:.60} are not two different texts")
+        if not 0 <= self.thought_tokens <= MAX_THOUGHT_TOKENS:
+            raise ConfigError(
+                f"thought_tokens is {self.thought_tokens} but must be 0 to {MAX_THOUGHT_TOKENS}"
+            )
         for text, names in ((self.ask, "question"), (self.judge, "question first second")):
             if missing := [name for name in names.split() if f"{{{name}}}" not in text]:
                 raise ConfigError(f"the template {text!r:.80} has no {{{missing[0]}}}")

@@ -11,14 +11,14 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from capax.errors import CapacityError, ConfigError, FileFormatError, StoreError
-from capax.scaling.swarm.reputation import Record, weights
+from capax.scaling.swarm.reputation import Record, standings, weights
 from capax.scaling.swarm.stakes import Account, settle
 
 ADMISSIONS_PER_DAY = 3
@@ -47,6 +47,8 @@ class Registry:
         self._attempts: dict[str, list[float]] = {}
         self._accounts: dict[str, Account] = {}
         self._agreement: dict[str, tuple[int, int]] = {}
+        self._halves: dict[str, tuple[int, int]] = {}
+        self.n_rounds = 0
         for entry in self._entries():
             self._apply(entry)
 
@@ -58,6 +60,10 @@ class Registry:
         """Return every judge's weight."""
         return weights(self._records)
 
+    def standings(self, nodes: Iterable[str]) -> dict[str, float]:
+        """Return what the answer of each of `nodes` weighs."""
+        return standings(self._records, nodes)
+
     def accounts(self) -> dict[str, Account]:
         """Return what every judge of a round has at stake."""
         return dict(self._accounts)
@@ -65,6 +71,10 @@ class Registry:
     def agreement(self) -> dict[str, tuple[int, int]]:
         """Return each judge's verdicts with and against the others, over all rounds."""
         return dict(self._agreement)
+
+    def halves(self) -> dict[str, tuple[int, int]]:
+        """Return how often each node's answer ended in the upper and in the lower half."""
+        return dict(self._halves)
 
     def check_admission(self, node: str) -> None:
         """Raise CapacityError if a node has used up its attempts of the last 24 hours."""
@@ -91,15 +101,23 @@ class Registry:
     def add_round(
         self, gold: Mapping[str, tuple[int, int]], verdicts: Any = None, tokens: int = 0,
         agreement: Mapping[str, tuple[int, int]] | None = None,
+        answered: Mapping[str, tuple[int, int]] | None = None,
+        halves: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:  # fmt: skip
         """Keep a round: (right, wrong) verdicts of each judge on gold, (0, 0) without.
 
-        `verdicts`: whatever JSON the round is to be replayed from. `agreement`: each judge's
-        verdicts with and against the others; it settles stakes and earns nothing.
+        `verdicts`: whatever JSON the round is to be replayed from. `answered`: (right, wrong)
+        answers of each node to gold. `agreement`: each judge's verdicts with and against the
+        others; it settles stakes and earns nothing. `halves`: whose answers ended in the upper and
+        the lower half; it earns nothing either.
         """
+        tallies = {"gold": gold, "agreement": agreement, "answered": answered, "halves": halves}
         self._append({
-            "kind": "round", "gold": {n: list(v) for n, v in gold.items()}, "verdicts": verdicts,
-            "tokens": tokens, "agreement": {n: list(v) for n, v in (agreement or {}).items()},
+            "kind": "round", "verdicts": verdicts, "tokens": tokens,
+            **{
+                name: {n: list(v) for n, v in (tally or {}).items()}
+                for name, tally in tallies.items()
+            },
         })  # fmt: skip
 
     def audit(self) -> int:
@@ -160,12 +178,17 @@ class Registry:
             if entry["passed"]:
                 self._accounts[node] = Account()
             return
-        for node, (right, wrong) in entry["gold"].items():
-            self._records[node] = self._records.get(node, Record()).after_round(right, wrong)
-        agreed = {n: (int(a), int(b)) for n, (a, b) in entry.get("agreement", {}).items()}
-        for node, (same, other) in agreed.items():
-            so_far = self._agreement.get(node, (0, 0))
-            self._agreement[node] = (so_far[0] + same, so_far[1] + other)
+        self.n_rounds += 1
+        gold, answered, agreed, halves = (
+            {n: (int(a), int(b)) for n, (a, b) in entry.get(name, {}).items()}
+            for name in ("gold", "answered", "agreement", "halves")
+        )
+        for node in gold | answered:
+            self._records[node] = self._records.get(node, Record()).after_round(
+                *gold.get(node, (0, 0)), answered.get(node, (0, 0))
+            )
+        _add(self._agreement, agreed)
+        _add(self._halves, halves)
         self._accounts = settle(self._accounts, agreed)
         for node in agreed:
             if node in self._records and not self._accounts.get(node, Account()).can_judge:
@@ -173,6 +196,12 @@ class Registry:
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=10)
+
+
+def _add(to: dict[str, tuple[int, int]], tally: Mapping[str, tuple[int, int]]) -> None:
+    for node, (a, b) in tally.items():
+        so_far = to.get(node, (0, 0))
+        to[node] = (so_far[0] + a, so_far[1] + b)
 
 
 def _hash(number: int, payload: str, previous: str) -> str:

@@ -1,16 +1,20 @@
-"""What a judge's word weighs: earned on hidden questions whose better answer is known.
+"""What judges and answers weigh: earned on hidden questions whose better answer is known.
 
 Only those count. Agreement with the consensus would let a block of judges that agree with each
 other raise its own reputation: with 4 of 10 in collusion it takes the swarm over. A record is a
 pair of decayed counts under a Beta(2, 2) prior, the reputation its mean less one standard
-deviation, and the weight the log odds of that, which is optimal for independent voters.
+deviation, and the weight of a judge the log odds of that, which is optimal for independent voters.
+
+A node's answers have counts of their own, whose reputation is its standing. It decides where
+comparisons say nothing, and who is asked when not all can be; it is no part of the strengths, which
+would be a vote of the popular again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 PRIOR, DECAY = 2.0, 0.98
 NEWCOMER_ROUNDS = 20  # judged rounds until a judge stands on its record alone
@@ -21,30 +25,58 @@ LARGEST_SHARE = 1 / 3
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Right and wrong verdicts on gold questions, decayed; rounds judged; whether admitted."""
+    """Right and wrong verdicts and answers on gold questions, decayed; rounds; whether admitted."""
 
     right: float = 0.0
     wrong: float = 0.0
     rounds: int = 0
     is_admitted: bool = False
+    answered_right: float = 0.0
+    answered_wrong: float = 0.0
 
-    def after_round(self, right: int = 0, wrong: int = 0) -> Record:
-        """Return the record after one more round; right and wrong are 0 without a gold question."""
-        return Record(
-            DECAY * self.right + right, DECAY * self.wrong + wrong, self.rounds + 1,
-            self.is_admitted,
-        )  # fmt: skip
+    def after_round(
+        self, right: int = 0, wrong: int = 0, answered: tuple[int, int] = (0, 0)
+    ) -> Record:
+        """Return the record after one more round.
+
+        `right`, `wrong`: verdicts on gold, `answered`: its own answers; all 0 without a gold
+        question.
+        """
+        return replace(
+            self,
+            right=DECAY * self.right + right,
+            wrong=DECAY * self.wrong + wrong,
+            rounds=self.rounds + 1,
+            answered_right=DECAY * self.answered_right + answered[0],
+            answered_wrong=DECAY * self.answered_wrong + answered[1],
+        )
 
     @property
     def mean(self) -> float:
-        """Posterior mean of the accuracy."""
+        """Posterior mean of the accuracy of verdicts."""
         return (PRIOR + self.right) / (2 * PRIOR + self.right + self.wrong)
 
     @property
     def reputation(self) -> float:
-        """Posterior mean less one standard deviation."""
-        total = 2 * PRIOR + self.right + self.wrong
-        return self.mean - math.sqrt(self.mean * (1 - self.mean) / (total + 1))
+        """Posterior mean of the accuracy of verdicts, less one standard deviation."""
+        return _lower(self.right, self.wrong)
+
+    @property
+    def standing(self) -> float:
+        """Posterior mean of the accuracy of answers, less one standard deviation."""
+        return _lower(self.answered_right, self.answered_wrong)
+
+
+def _lower(right: float, wrong: float) -> float:
+    """Return mean less standard deviation of Beta(2 + right, 2 + wrong)."""
+    total = 2 * PRIOR + right + wrong
+    mean = (PRIOR + right) / total
+    return mean - math.sqrt(mean * (1 - mean) / (total + 1))
+
+
+def standings(records: Mapping[str, Record], nodes: Iterable[str]) -> dict[str, float]:
+    """Return what the answer of every node weighs; one without a record is a newcomer."""
+    return {name: records.get(name, Record()).standing for name in nodes}
 
 
 def weight(reputation: float) -> float:
