@@ -24,8 +24,10 @@ from capax.measuring.idealized_runtime import (
     token_gap_beta,
 )
 from capax.measuring.runtime_profile import profile, read_samples, samples_document
+from capax.measuring.served_log import bill, read_log
 from tests.acceptance.published_runtimes import API_BETA, IDEALIZED, PROMPTS
 from tests.models import gguf_model
+from tests.serving.conftest import client_of
 
 OUTPUTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 DAVINCI = RuntimeModel.from_helm(IDEALIZED["openai/davinci"])
@@ -321,6 +323,11 @@ def test_samples_that_are_none() -> None:
 # --- the engine ---------------------------------------------------------------------------
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 def test_profiling_an_engine_times_what_it_says() -> None:
     ticks = iter(range(10_000))
     paused: list[float] = []
@@ -360,3 +367,28 @@ def test_from_the_model_to_the_price(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["ratios"]["beta"] == pytest.approx(0.235, abs=0.01)
     assert main.run(compare) == 1
     assert "choose one with --name" in capsys.readouterr().err
+
+
+@pytest.mark.anyio
+async def test_a_served_log_is_priced_by_the_servers_own_counts(tmp_path: Path) -> None:
+    log = tmp_path / "requests.jsonl"
+    rng = np.random.default_rng(0)
+    answered: list[tuple[int, int]] = []
+    with LLM(gguf_model("llama"), ctx_size=512, threads=1) as llm:
+        async with client_of(llm, request_log=log) as client:
+            for p, o in rng.integers(1, 60, (200, 2)).tolist():
+                prompt = rng.integers(5, 200, p).tolist()
+                body = {"prompt": prompt, "max_tokens": o, "ignore_eos": o % 2 == 0}
+                usage = (await client.post("/v1/completions", json=body)).json()["usage"]
+                answered.append((usage["prompt_tokens"], usage["completion_tokens"]))
+            refused = await client.post("/v1/completions", json={"prompt": "x", "n": 0})
+            assert refused.status_code == 400
+    found = bill(read_log(log), WITH_KAPPA)
+    assert len(found.priced) == 200
+    assert found.left_out == {"refused before the model": 1}
+    assert found.n_overlapping == 0
+    whole = [r for r in found.priced if not r.request.cached_tokens]
+    alike = [q for q, r in zip(answered, found.priced, strict=True) if not r.request.cached_tokens]
+    assert len(whole) > 150
+    total = sum(r.idealized_s for r in whole)
+    assert WITH_KAPPA.total_seconds(alike) == pytest.approx(total, rel=1e-12)

@@ -65,5 +65,5 @@ def test_kill_9_and_resume_gives_the_same_records(tmp_path: Path) -> None:
     for name in ("samples", "verdicts"):
         assert records(killed, name) == records(whole, name)
     manifests = [json.loads((run / "manifest.json").read_text()) for run in (whole, killed)]
-    assert manifests[0]["settings"] == manifests[1]["settings"]
+    assert manifests[0]["config"] == manifests[1]["config"]
     assert [manifest["status"] for manifest in manifests] == ["success", "success"]

@@ -61,7 +61,11 @@ def test_the_table_and_the_run_directory(
     assert coded["prediction_error"] < 0.01
     assert coded["control_of"] == []
     assert main.run([*command, "--seed", "1"]) == 1
-    assert "was begun with another seed" in capsys.readouterr().err
+    assert "was begun with seed 0, not 1" in capsys.readouterr().err
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "cells.jsonl").touch()
+    assert main.run([*command, "-o", str(tmp_path / "old")]) == 1
+    assert "was begun by an older capax" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from capax.cli.asked import publishable
+from capax.cli.run_facts import publishable
 from capax.decoding.params import SamplingParams
 from capax.scaling.run_directory import RunDirectory, Sample
 from capax.scaling.sampling import SamplePlan, verify

@@ -10,7 +10,7 @@ from capax.endpoints import BudgetExceeded
 from capax.errors import ConfigError, EndpointError, StoreError
 from capax.files.page import Table
 from capax.files.run_folder import read_manifest
-from capax.measuring.measured_run import MeasuredRun, measured_record
+from capax.measuring.measured_run import MeasuredRun, measured_records
 from tests.measuring.recorded import record
 
 SETTINGS = {"model": "m", "mode": "free"}
@@ -46,7 +46,7 @@ def test_the_manifest_says_how_a_run_ended(
         fail()
     assert read_manifest(tmp_path)["status"] == status
     with pytest.raises(ConfigError, match="not finished"):
-        measured_record(tmp_path)
+        measured_records(tmp_path)
 
 
 def test_a_finished_run_has_its_record_and_reports(tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_finished_run_has_its_record_and_reports(tmp_path: Path) -> None:
     for _ in range(2):  # what is finished may be finished again
         with opened(tmp_path) as run:
             run.samples.touch()
-            run.finish(made, "All & sundry.", [table], draw=draw)
+            run.finish([made], "All & sundry.", [table], draw=draw)
     assert read_manifest(tmp_path)["status"] == "success"
     assert read_manifest(tmp_path)["seed"] == 12
-    assert measured_record(tmp_path) == made
+    assert measured_records(tmp_path) == [made]
     assert events(tmp_path) == ["began", "ended", "went on", "ended"]
     results = json.loads((tmp_path / "results.json").read_text())
     (metrics,) = results["results"].values()
@@ -83,7 +83,7 @@ def test_other_settings_and_a_second_writer_are_refused(tmp_path: Path) -> None:
     other = opened(tmp_path, mode="json")
     with pytest.raises(ConfigError, match="begun with mode 'free', not 'json'"), other:
         pass
-    assert json.loads(before)["settings"] == read_manifest(tmp_path)["settings"]
+    assert json.loads(before)["config"] == read_manifest(tmp_path)["config"]
 
 
 def test_a_torn_line_of_the_log_is_cut_off(tmp_path: Path) -> None:
@@ -93,4 +93,4 @@ def test_a_torn_line_of_the_log_is_cut_off(tmp_path: Path) -> None:
         stream.write('{"time": 17')
     with opened(tmp_path):
         pass
-    assert events(tmp_path) == ["began", "answered", "ended", "began", "ended"]
+    assert events(tmp_path) == ["began", "answered", "ended", "went on", "ended"]

@@ -10,13 +10,12 @@ import pytest
 from capax.files.page import Table, page
 from capax.scaling.compare_report import (
     accuracy_at,
-    compare_page,
     equal_tokens,
     family_of,
     frontier_area,
+    write_comparison,
 )
 from capax.scaling.comparing import Row
-from capax.scaling.run_directory import RunDirectory
 
 
 def row(strategy: str, tokens: float, accuracy: float, *, is_best: bool = False) -> Row:
@@ -76,21 +75,23 @@ def test_budgets_are_those_that_two_families_span() -> None:
 
 
 def test_the_page_shows_rows_and_settings(tmp_path: Path) -> None:
-    folder = tmp_path / "<b>bold</b>"
-    settings = {"model": "<script>alert(1)</script>", "strategy": "a", "seed": 3}
-    with RunDirectory(folder / "cell", settings):
-        pass
-    rows = [row("<i>a</i>", 10, 0.25, is_best=True), row("b", 1000, 0.5)]
-    text = compare_page(folder, ["cell"], rows, b"<svg/>")
+    folder = tmp_path / "<b>bold<"
+    folder.mkdir()
+    config = {"model": "<script>alert(1)</script>", "seed": 3}
+    rows = [row("single", 10, 0.25, is_best=True), row("majority:n=2", 1000, 0.5)]
+    write_comparison(folder, config, rows, b"<svg/>")
+    results = json.loads((folder / "results.json").read_text())
+    assert [row["acc,none"] for row in results["results"].values()] == [0.25, 0.5]
+    assert [c["strategy"] for c in results["configs"].values()] == ["single", "majority:n=2"]
+    assert (folder / "plots" / "compare.svg").read_bytes() == b"<svg/>"
+    text = (folder / "report.html").read_text()
     assert "<script" not in text
-    assert "<i>" not in text
     assert "<b>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
     assert 'src="data:image/svg+xml;base64,PHN2Zy8+"' in text
     assert text.count('class="best"') == 1
     assert "25.0%" in text
-    assert '"strategy"' not in text.replace("&#34;", '"')
     for outside in ("http:", "https:", "url(", "<link", "@import"):
         assert outside not in text
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from capax.endpoints import Endpoint, Ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
-SECRET_OPTIONS = ("--api-key",)
 CONTEXTS = 4  # whole contexts of KV cache; answers are far shorter, so many fit
 
 
@@ -38,6 +36,16 @@ class Where:
     def identity(self, model: str) -> str:
         """Return what tells this model from another."""
         return identity(model, self.base_url)
+
+    def facts(self, model: str, seed: int, max_total_tokens: int | None = None) -> dict[str, Any]:
+        """Return what the manifest of a run says of this model, this machine and this moment."""
+        from capax.cli.run_facts import run_facts
+
+        limits = {
+            "memory_bytes": self.memory, "threads": self.threads, "ctx_size": self.ctx_size,
+            "workers": self.workers, "max_total_tokens": max_total_tokens,
+        }  # fmt: skip
+        return run_facts(model, self.base_url, seeds={"run": seed}, limits=limits)
 
     def open(
         self, model: str, *, parallel: int, ledger: Ledger
@@ -149,61 +157,14 @@ def _n_sequences(model: str, ctx_size: int | None, parallel: int) -> int:
 def identity(model: str, base_url: str | None) -> str:
     """Return what tells this model from another: a digest of its weights, or where it is."""
     if base_url is not None:
+        from capax.cli.run_facts import without_password
+
         return f"{model}@{without_password(base_url)}"
     from capax.files.digest import weights_digest
     from capax.files.model_file import open_model
     from capax.files.registry import resolve
 
     return f"sha256:{weights_digest(open_model(resolve(model))).hex()}"
-
-
-def publishable(arguments: Sequence[str]) -> list[str]:
-    """Return a command line without keys, passwords in URLs and places of this machine.
-
-    Run directories are published: a key that was typed must not go with them.
-    """
-    shown = ["capax"]
-    is_secret = False
-    for argument in arguments[1:]:
-        name, equals, value = argument.partition("=")
-        if is_secret:
-            shown.append("***")
-        elif name in SECRET_OPTIONS and equals:
-            shown.append(f"{name}=***")
-        elif name.startswith("-") and equals:
-            shown.append(f"{name}={_placeless(value)}")
-        else:
-            shown.append(_placeless(argument))
-        is_secret = argument in SECRET_OPTIONS
-    return shown
-
-
-def without_password(url: str) -> str:
-    """Return a URL without user and password."""
-    scheme, slashes, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
-
-
-def _placeless(value: str) -> str:
-    """Return a path of this machine as its last part, anything else as it is."""
-    if "://" in value:
-        return without_password(value)
-    return Path(value).name if Path(value).is_absolute() or value.startswith("~") else value
-
-
-def run_facts() -> dict[str, Any]:
-    """Return what a reader of a run wants to know besides its settings."""
-    import platform
-    import sys
-
-    import capax
-
-    return {
-        "command": publishable(sys.argv),
-        "versions": {"capax": capax.__version__, "python": platform.python_version()},
-        "machine": {"platform": platform.platform(), "processor": platform.machine()},
-    }
 
 
 def progress_of(noun: str) -> Callable[[int, int], None] | None:

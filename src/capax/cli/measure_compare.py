@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 def command(wanted: tuple[str, ...], records: Path | None, anyway: bool, as_json: bool) -> None:
     """Compare records: ids, files or run directories. The first one is the baseline.
 
-    Records are comparable if kind, data, settings and seed are the same; otherwise the keys that
-    differ are listed and the exit code is 1. Times need the same machine as well.
+    A run of several strategies, methods or encodings counts as so many records. Records are
+    comparable if kind, data, settings and seed are the same; otherwise the keys that differ are
+    listed and the exit code is 1. Times need the same machine as well.
     """
     from capax.measuring.compare import compare
 
-    if len(wanted) < 2:
+    picked = chosen(records, wanted)
+    if len(picked) < 2:
         raise ConfigError("a comparison needs two records or more")
-    result = compare(chosen(records, wanted))
+    result = compare(picked)
     if as_json:
         click.echo(json.dumps(result.as_dict(), indent=2))
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from capax.cli.record_view import chosen, listed, records_option
+from capax.cli.record_view import chosen_by_name, listed, records_option
 from capax.errors import ConfigError
 
 
@@ -25,17 +26,17 @@ def command(wanted: tuple[str, ...], records: Path | None, out: Path) -> None:
     from capax.cli.run_records import is_run, samples_of_run
     from capax.measuring.lm_eval_tables import export, model_label, task_name
 
+    samples: dict[str, list[dict[str, Any]]] = {}
     if wanted:
-        picked = chosen(records, wanted)
+        picked = []
+        for name, found in chosen_by_name(records, wanted):
+            picked += found
+            if len(found) == 1 and is_run(Path(name)):
+                samples[found[0].id] = samples_of_run(Path(name))
     else:
         latest = {(model_label(f.record), task_name(f.record)): f.record for f in listed(records)}
         picked = list(latest.values())
     if not picked:
         raise ConfigError("there are no records to export; 'capax measure --help' lists measures")
-    samples = {
-        record.id: samples_of_run(Path(name))
-        for name, record in zip(wanted, picked, strict=False)
-        if is_run(Path(name))
-    }
     for path in export(picked, out, samples):
         click.echo(str(path))

@@ -11,6 +11,7 @@ import click
 
 from capax.cli.bench import NumbersType, machine_json
 from capax.cli.console import console
+from capax.cli.json_files import write_json
 from capax.cli.options import json_option, machine_options, model_argument
 from capax.cli.perplexity import read_text
 from capax.cli.recording import (
@@ -21,13 +22,16 @@ from capax.cli.recording import (
     record_folder,
     record_option,
 )
+from capax.cli.run_facts import run_facts
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capax import LLM
+    from capax.files.page import Table
     from capax.measuring.kv_report import Found, MethodReport, Settings
+    from capax.measuring.records import Record
 
 DEFAULT_METHODS = "f16,int8,int4"
 
@@ -97,7 +101,7 @@ def split_methods(text: str) -> list[str]:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of needles.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="Keep cells, summary and picture; a run that was stopped goes on where it was.",
+    help="Run directory with samples, summary, records and pictures; one that was stopped goes on.",
 )  # fmt: skip
 @machine_options
 @record_option
@@ -130,7 +134,7 @@ def command(
     from capax.files.model_file import open_model
     from capax.files.registry import resolve
     from capax.measuring import kv_report
-    from capax.measuring.cells import Cells, opened
+    from capax.measuring.cells import Cells
 
     folder = record_folder(record)
     content = read_text(text)
@@ -147,13 +151,13 @@ def command(
     if out is None:
         reports = kv_report.run(llm, content, chosen, settings, Cells(), _tell())
     else:
-        with opened(out / "cells.jsonl", kv_report.settings_of(llm, content, settings)) as cells:
-            reports = kv_report.run(llm, content, chosen, settings, cells, _tell())
+        limits = {"memory_bytes": memory, "threads": threads}
+        facts = run_facts(model, seeds={"needles": seed}, limits=limits)
+        reports = _run_in(out, llm, memory, text, content, chosen, settings, facts)
     document = to_json(llm, settings, reports)
     if folder is not None:
-        keep_each(folder, llm, memory, text, content, settings, reports)
-    if out is not None:
-        _keep(out, document, reports, llm)
+        for made in records_of(llm, memory, text, content, settings, reports):
+            keep(folder, made)
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
@@ -167,11 +171,11 @@ def command(
                 )
 
 
-def keep_each(
-    folder: Path, llm: LLM, memory: int | None, name: str, content: str, settings: Settings,
+def records_of(
+    llm: LLM, memory: int | None, name: str, content: str, settings: Settings,
     reports: Sequence[MethodReport],
-) -> None:  # fmt: skip
-    """Keep a record of each method: they differ in it alone."""
+) -> list[Record]:  # fmt: skip
+    """Return a record of each method: they differ in it alone."""
     from dataclasses import asdict
 
     from capax.measuring.figures import kv_figures
@@ -180,19 +184,65 @@ def keep_each(
     facts = engine_facts(llm, memory, settings.context_needed)
     chosen = plain(asdict(settings))
     seed = chosen.pop("seed")
-    for report in reports:
-        keep(
-            folder,
-            Record(
-                kind="kv",
-                time=now(),
-                data=data_of(name, content.encode()),
-                settings=chosen,
-                seed=seed if isinstance(seed, int) else None,
-                figures=kv_figures(report),
-                **{**facts, "method": facts["method"] | {"kv": report.name}},
-            ),
+    return [
+        Record(
+            kind="kv",
+            time=now(),
+            data=data_of(name, content.encode()),
+            settings=chosen,
+            seed=seed if isinstance(seed, int) else None,
+            figures=kv_figures(report),
+            **{**facts, "method": facts["method"] | {"kv": report.name}},
         )
+        for report in reports
+    ]
+
+
+def _run_in(
+    out: Path, llm: LLM, memory: int | None, name: str, content: str, chosen: Any,
+    settings: Settings, facts: dict[str, Any],
+) -> list[MethodReport]:  # fmt: skip
+    """Measure into a run directory; what it holds already is not measured again."""
+    from capax.files.picture import has_matplotlib
+    from capax.measuring import kv_report
+    from capax.measuring.cells import opened
+    from capax.measuring.kv_picture import draw
+    from capax.measuring.measured_run import RECORDS, MeasuredRun
+    from capax.measuring.records import write_record
+
+    if (out / "cells.jsonl").exists():
+        raise ConfigError(
+            f"{out} was begun by an older capax, which had no manifest; give another directory"
+        )
+    config = kv_report.settings_of(llm, content, settings)
+    with MeasuredRun(out, "kv", config, facts) as run:
+        show = _tell()
+
+        def tell(what: str, done: int, n: int) -> None:
+            show(what, done, n)
+            if n and done == n:
+                run.log("measured", what=what, n=n)
+
+        with opened(run.samples, None) as cells:
+            reports = kv_report.run(llm, content, chosen, settings, cells, tell)
+        records = records_of(llm, memory, name, content, settings, reports)
+        (out / RECORDS).mkdir(exist_ok=True)
+        for stale in (out / RECORDS).glob("*.json"):
+            stale.unlink()
+        for number, record in enumerate(records):
+            write_record(out / RECORDS, record, f"{number:02}.json")
+        write_json(out / "summary.json", to_json(llm, settings, reports))
+        title = f"{Path(llm.plan.model).name}, {llm.threads} threads"
+        if has_matplotlib():
+            draw(reports, out / "picture.png", title)
+        else:  # the figures are kept all the same
+            console().note("no picture; it needs: pip install 'capax[plots]'")
+        run.finish(
+            records, f"{len(reports)} KV methods on {Path(name).name}.",
+            [report_table(reports, settings)], alt="KL over bytes a token, by method",
+            draw=(lambda path: draw(reports, path, title)) if has_matplotlib() else None,
+        )  # fmt: skip
+    return reports
 
 
 def _tell() -> Any:
@@ -217,38 +267,42 @@ def to_json(llm: LLM, settings: Settings, reports: Sequence[MethodReport]) -> di
     machine = machine_json(llm)
     del machine["kv"]
     return {
-        "model": llm.plan.model,
+        "model": Path(llm.plan.model).name,  # no place of this machine
         "machine": machine,
         "settings": asdict(settings),
         "methods": [report.to_json() for report in reports],
     }
 
 
-def _keep(out: Path, document: dict[str, Any], reports: Sequence[MethodReport], llm: LLM) -> None:
-    from capax.cli.json_files import write_json
-    from capax.measuring.kv_picture import draw
-
-    write_json(out / "summary.json", document)
-    try:
-        draw(reports, out / "picture.png", f"{Path(llm.plan.model).name}, {llm.threads} threads")
-    except ConfigError as e:  # the figures are kept all the same
-        console().note(f"no picture: {e}")
-
-
 def table(reports: Sequence[MethodReport], settings: Settings) -> list[str]:
     """Return the comparison as a Markdown table."""
+    made = report_table(reports, settings)
+    rows = [list(made.head), *map(list, made.rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(made.head))]
+    lines = [_line(row, widths) for row in rows]
+    lines.insert(1, "|" + "|".join(_rule(i, w) for i, w in enumerate(widths)) + "|")
+    return lines + _controls(reports)
+
+
+def report_table(reports: Sequence[MethodReport], settings: Settings) -> Table:
+    """Return the comparison as a report shows it."""
+    from capax.files.page import Table
+
     head = ["method", "bytes/token", "of f16", "PPL", "KL", "95 %", "top-1"]
     head += [f"t/s @ {depth:,}" for depth in settings.depths]
     if settings.n_prompts:
         head += ["pass key", "4 needles"]
     rows = [_cells(report, settings, _f16_bytes(reports)) for report in reports]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [_line(head, widths), "|" + "|".join(_rule(i, w) for i, w in enumerate(widths)) + "|"]
-    lines += [_line(row, widths) for row in rows]
-    for report in reports:
-        if report.control_of:
-            lines.append(f"{report.name} is the control of {', '.join(report.control_of)}")
-    return lines
+    return Table(head, rows, note=". ".join(_controls(reports)))
+
+
+def _controls(reports: Sequence[MethodReport]) -> list[str]:
+    """Return a line for each control: what it is one of."""
+    return [
+        f"{report.name} is the control of {', '.join(report.control_of)}"
+        for report in reports
+        if report.control_of
+    ]
 
 
 def _f16_bytes(reports: Sequence[MethodReport]) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capax.cli.asked import identity, run_facts
+from capax.cli.asked import identity
 from capax.cli.compress import progress
 from capax.cli.console import console
 from capax.cli.options import json_option, machine_options, model_argument
@@ -24,6 +24,7 @@ from capax.cli.recording import (
     record_folder,
     record_option,
 )
+from capax.cli.run_facts import run_facts
 from capax.errors import ConfigError
 from capax.files.run_folder import new_run_path
 
@@ -171,16 +172,19 @@ def command(
     else:
         asked_for = {"model": identity(model, base_url), **run_settings(chosen, settings)}
         path = out or new_run_path(Path("runs"), "procbench", asked_for)
+        limits = {"memory_bytes": memory, "threads": threads, "max_tokens": max_tokens}
         about = {
-            **run_facts(), "machine": host_facts(), "n_problems": len(chosen),
-            "seed": seed if problems is None else None,
-        }  # fmt: skip
+            **run_facts(
+                model, base_url, seeds={"problems": None if problems else seed}, limits=limits
+            ),
+            "n_problems": len(chosen),
+        }
         with MeasuredRun(path, "procbench", asked_for, about) as run:
             report, made = measure(
                 partial(answer, path=run.samples, has_header=False, on_record=_logged(run))
             )
             run.finish(
-                made, f"{'. '.join(facts_of(report))}.", tables(report),
+                [made], f"{'. '.join(facts_of(report))}.", tables(report),
                 draw=_drawing(report), alt="shares of right states by number of steps",
             )  # fmt: skip
         console().note(f"{path / 'report.html'}")
@@ -220,7 +224,7 @@ def _logged(run: MeasuredRun) -> Callable[[int, int], None]:
     show = progress("answered", "problems")
 
     def log(done: int, total: int) -> None:
-        run.log("answered", done=done, of=total)
+        run.log_progress(done, total)
         if show:
             show(done, total)
 

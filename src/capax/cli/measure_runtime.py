@@ -10,6 +10,7 @@ command = LazyGroup(
         "profile": ("runtime_profile", "Time a grid of queries on a model."),
         "fit": ("runtime_fit", "Fit the samples of a profile."),
         "estimate": ("runtime_estimate", "Price a query from a profile."),
+        "bill": ("runtime_bill", "Price the request log of a server."),
         "compare": ("runtime_compare", "Compare two profiles."),
     },
     help="Price queries by their idealized runtime: stated hardware, nothing else running.",

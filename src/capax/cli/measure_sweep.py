@@ -11,7 +11,9 @@ import click
 
 from capax.cli.console import console
 from capax.cli.options import chosen_kv, json_option, machine_options, model_argument
+from capax.cli.run_facts import run_facts
 from capax.errors import ConfigError
+from capax.files.page import Table
 
 if TYPE_CHECKING:
     from capax.files.model_file import ModelFile
@@ -29,8 +31,9 @@ AS_IT_IS = "original"
     help="As 'capax quantize' writes them; 'original' is MODEL as it is.",
 )  # fmt: skip
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="Folder for encoded models, records and sweep.png.",
+    "-o", "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Run directory, for encoded models, records and sweep.png as well; one that exists is "
+    "continued. Default: a new one in runs/.",
 )  # fmt: skip
 @click.option(
     "-c", "--context", type=click.IntRange(2), default=512, show_default=True, metavar="N",
@@ -44,7 +47,7 @@ def command(
     model: str,
     texts: tuple[Path, ...],
     encodings: str,
-    out: Path,
+    out: Path | None,
     context: int,
     windows: int | None,
     threads: int | None,
@@ -56,13 +59,14 @@ def command(
 
     Every finished cell is a record in DIR/records. The same command continues a sweep that was
     stopped, at any moment and in any way, and computes no finished cell again; with more texts or
-    encodings it adds their cells.
+    encodings it adds their cells. Context, windows and KV cache are those of the whole sweep.
     """
     from capax.cli.perplexity import read_text
     from capax.files.digest import weights_digest
     from capax.files.model_file import open_model
     from capax.files.picture import require_matplotlib
     from capax.files.registry import resolve
+    from capax.files.run_folder import new_run_path
     from capax.measuring.record_picture import draw
     from capax.measuring.sweep import Sweep, Text
 
@@ -72,22 +76,33 @@ def command(
     kv = chosen_kv(kv, None, None)
     settings = {"context": context, "windows": windows, "kv": kv}
     loaded = [Text.of(path.name, read_text(str(path))) for path in texts]
-    with Sweep(out, weights_digest(source).hex(), settings) as sweep:
+    digest = weights_digest(source).hex()
+    path = out or new_run_path(Path("runs"), "sweep", {"model": digest, **settings})
+    limits = {"memory_bytes": memory, "threads": threads}
+    with Sweep(path, digest, settings, run_facts(model, seeds={}, limits=limits)) as sweep:
         cells = sweep.cells(chosen, loaded)
         missing = [cell for cell in cells if cell.record is None]
         console().note(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished before")
+        sweep.log_progress(len(cells) - len(missing), len(cells))
         for number, cell in enumerate(missing, 1):
             started = time.perf_counter()
             made = _measure(sweep, cell, source, model, context, windows, threads, memory, kv)
             sweep.keep(cell, made)
             seconds = time.perf_counter() - started
+            sweep.log_progress(len(cells) - len(missing) + number, len(cells))
             console().note(
                 f"[{number}/{len(missing)}] {cell.encoding} on {cell.text.name}: "
                 f"{_value(made, 'bits_per_byte'):.4f} bits per byte, {seconds:.1f} s"
             )
         records = [r for cell in sweep.cells(chosen, loaded) if (r := cell.record) is not None]
-    picture = out / "sweep.png"
-    draw(records, "bits_per_byte", "weights_nbytes", picture)
+        names = [text.name for text in loaded]
+        sweep.finish(
+            records, f"{len(chosen)} encodings of {Path(model).stem} on {len(loaded)} texts.",
+            [_table(records, chosen, names)], alt="bits per byte over the weights' size",
+            draw=lambda path: draw(records, "bits_per_byte", "weights_nbytes", path),
+        )  # fmt: skip
+        picture = path / "sweep.png"
+        draw(records, "bits_per_byte", "weights_nbytes", picture)
     if as_json:
         import msgspec
 
@@ -98,10 +113,10 @@ def command(
         }
         click.echo(json.dumps(document, indent=2))
         return
-    for line in _table(records, chosen, [text.name for text in loaded]):
+    for line in _lines(_table(records, chosen, names)):
         click.echo(line)
-    click.echo(f"{out / 'records'}: {len(records)} records; {picture}")
-    console().note(f"next: capax measure leaderboard {out / 'records'} -o page.html")
+    click.echo(f"{path / 'records'}: {len(records)} records; {picture}")
+    console().note(f"next: capax measure leaderboard {path / 'records'} -o page.html")
 
 
 def _encodings(text: str) -> list[str]:
@@ -181,12 +196,23 @@ def _value(record: Record, name: str) -> float:
     return float("nan") if value is None else value
 
 
-def _table(records: list[Record], encodings: list[str], texts: list[str]) -> list[str]:
+def _table(records: list[Record], encodings: list[str], texts: list[str]) -> Table:
     """Return bits per byte: a row for each encoding, a column for each text, as the cells are."""
-    lines = [f"{'bits per byte':<14} {'MB':>8} " + " ".join(f"{t[-18:]:>18}" for t in texts)]
+    rows = []
     for number, encoding in enumerate(encodings):
         row = records[number * len(texts) : (number + 1) * len(texts)]
         nbytes = (row[0].model.weights_nbytes or 0) / 1e6
-        values = " ".join(f"{_value(record, 'bits_per_byte'):>18.4f}" for record in row)
-        lines.append(f"{encoding:<14} {nbytes:>8.1f} {values}")
-    return lines
+        values = [f"{_value(record, 'bits_per_byte'):.4f}" for record in row]
+        rows.append((encoding, f"{nbytes:.1f}", *values))
+    return Table(("bits per byte", "MB", *texts), rows)
+
+
+def _lines(table: Table) -> list[str]:
+    """Return a table as a terminal shows it."""
+    head = tuple(name[-18:] for name in table.head)
+    widths = (14, 8, *[18] * len(head[2:]))
+    return [
+        " ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in
+                 enumerate(zip(row, widths, strict=True)))
+        for row in (head, *table.rows)
+    ]  # fmt: skip

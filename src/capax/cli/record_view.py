@@ -27,20 +27,25 @@ def records_option(function: F) -> F:
 
 def chosen(records: Path | None, wanted: tuple[str, ...]) -> list[Record]:
     """Return the records that ids, files or run directories name, in that order."""
-    from capax.cli.run_records import is_run, record_of_run
+    return [record for _, found in chosen_by_name(records, wanted) for record in found]
+
+
+def chosen_by_name(records: Path | None, wanted: tuple[str, ...]) -> list[tuple[str, list[Record]]]:
+    """Return the records of each id, file or run directory; a run may have several."""
+    from capax.cli.run_records import is_run, records_of_run
     from capax.measuring.records import find, read_record
 
-    picked = []
+    picked: list[tuple[str, list[Record]]] = []
     listing: list[Found] | None = None
     for name in wanted:
         path = Path(name)
         if is_run(path):
-            picked.append(record_of_run(path))
+            picked.append((name, records_of_run(path)))
         elif path.suffix == ".json" and path.exists():
-            picked.append(read_record(path))
+            picked.append((name, [read_record(path)]))
         else:
             listing = listed(records) if listing is None else listing
-            picked.append(find(listing, name).record)
+            picked.append((name, [find(listing, name).record]))
     return picked
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capax.cli.asked import Where, progress_of, run_facts, where_options
+from capax.cli.asked import Where, progress_of, where_options
 from capax.cli.options import json_option, model_argument
 from capax.errors import ConfigError
 from capax.files.picture import has_matplotlib, require_matplotlib, save_picture, svg_of
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     help="Tokens that one task may take, all calls together; may be repeated. Default: no cap.",
 )  # fmt: skip
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
-    help="Where the answers are kept; a folder that exists is continued.",
+    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
+    help="Run directory; one that exists is continued. Default: a new one in runs/.",
 )  # fmt: skip
 @click.option("--checker", metavar="NAME", help="Checker of tasks that name none.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take the first N tasks.")
@@ -58,7 +58,7 @@ def command(
     tasks_file: Path,
     specs: tuple[str, ...],
     caps: tuple[int, ...],
-    out: Path,
+    out: Path | None,
     checker: str | None,
     limit: int | None,
     max_tokens: int,
@@ -72,14 +72,15 @@ def command(
     """Answer each task in TASKS by each strategy, and show what the tokens bought.
 
     Tokens are those of all calls, prompts included. '*' marks what no other row beats in both
-    accuracy and tokens. The same command with the same --out goes on where it was stopped. DIR gets
-    compare.json and report.html, a page that needs no other file.
+    accuracy and tokens. The same command with the same --out goes on where it was stopped, and with
+    further strategies adds them. DIR gets a run directory for each strategy and cap, compare.json,
+    and report.html, a page that needs no other file.
     """
     from capax import SamplingParams
     from capax.endpoints import Ledger
-    from capax.files.registry import write_atomically
-    from capax.scaling.compare_report import compare_page
-    from capax.scaling.comparing import Cell, compare
+    from capax.files.run_folder import RunFolder, new_run_path
+    from capax.scaling.compare_report import write_comparison
+    from capax.scaling.comparing import Cell, compare, shared_config
     from capax.scaling.comparing import as_json as rows_json
     from capax.scaling.strategies.strategy import parse_strategy
     from capax.scaling.tasks import read_tasks
@@ -90,24 +91,27 @@ def command(
         raise ConfigError("a strategy is named twice; name each once")
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
 
+    config = shared_config(where.identity(model), tasks, params, seed)
+    path = out or new_run_path(Path("runs"), f"{tasks_file.stem}-compare", config)
+    facts = where.facts(model, seed)
+
     async def ask() -> list[Row]:
         opened = where.open(model, parallel=min(64, 16 * concurrency), ledger=Ledger())
         async with opened as endpoint:
             return await compare(
-                endpoint, tasks, cells, params, out, model=where.identity(model), seed=seed,
-                concurrency=concurrency, facts=run_facts(), progress=progress_of("answers"),
+                endpoint, tasks, cells, params, path, model=config["model"], seed=seed,
+                concurrency=concurrency, facts=facts, progress=progress_of("answers"),
             )  # fmt: skip
 
-    rows = asyncio.run(ask())
-    text = json.dumps(rows_json(rows), indent=1)
-    write_atomically(out / "compare.json", text.encode() + b"\n", 0o644)
+    with RunFolder(path, "comparison", config, facts | {"cells": [c.name for c in cells]}) as run:
+        rows = asyncio.run(ask())
+        svg = svg_of(_figure(rows)) if has_matplotlib() else None
+        write_comparison(path, config, rows, svg)
+        run.set_status("success")
     if plot is not None:
         draw(plot, rows)
-    svg = svg_of(_figure(rows)) if has_matplotlib() else None
-    html = compare_page(out, [cell.name for cell in cells], rows, svg)
-    write_atomically(out / "report.html", html.encode(), 0o644)
     if as_json:
-        click.echo(text)
+        click.echo(json.dumps(rows_json(rows), indent=1))
         return
     click.echo(
         f"{'strategy':<28} {'cap':>7} {'accuracy':>16} {'tokens':>9} {'new':>8} {'calls':>6}"

@@ -12,6 +12,8 @@ from capax.cli.options import json_option
 from capax.files.picture import require_matplotlib, save_picture
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from capax.scaling.coverage import Forecast, Point, PowerLaw
     from capax.scaling.selection import Selected
 
@@ -139,6 +141,16 @@ def draw(
 ) -> None:
     """Write a picture of the curve. Raises ConfigError without matplotlib."""
     require_matplotlib()
+    save_picture(path, figure_of(points, votes, laws, forecasts))
+
+
+def figure_of(
+    points: list[Point],
+    votes: list[Selected],
+    laws: list[PowerLaw],
+    forecasts: list[Forecast],
+) -> Figure:
+    """Return the picture. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -163,4 +175,4 @@ def draw(
     axes.set_xlabel("samples per problem")
     axes.set_ylabel("share of problems solved")
     axes.legend()
-    save_picture(path, figure)
+    return figure

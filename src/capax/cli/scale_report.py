@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
 from capax.cli.options import json_option
+from capax.cli.run_reports import report_run
 
 
 @click.command("report")
@@ -20,16 +20,15 @@ from capax.cli.options import json_option
 )  # fmt: skip
 @json_option
 def command(run: Path, no_plot: bool, lm_eval_out: Path | None, as_json: bool) -> None:
-    """Write results.json, report.md, report.html and plots/coverage.svg into RUN.
+    """Write results.json, report.md, report.html and the picture in plots/ of RUN.
 
     results.json has the shape of lm-eval's. All are made from the run's own files, and can be
-    made again.
+    made again; the commands that make runs write them at their end.
     """
     from capax.cli.console import console
     from capax.scaling.lm_eval_results import export_run
-    from capax.scaling.report import write_report
 
-    results = write_report(run, None if no_plot else _draw)
+    results = report_run(run, with_picture=not no_plot)
     if lm_eval_out is not None:
         for path in export_run(run, results, lm_eval_out):
             console().note(str(path))
@@ -40,9 +39,3 @@ def command(run: Path, no_plot: bool, lm_eval_out: Path | None, as_json: bool) -
         n = results["n-samples"][checker]["effective"]
         click.echo(f"{checker}: {n:,} problems, accuracy {figures['acc,none']:.4f}")
     click.echo(f"{run / 'report.html'}")
-
-
-def _draw(path: Path, points: Any, votes: Any) -> None:
-    from capax.cli.scale_coverage import draw
-
-    draw(path, points, votes, [], [])

@@ -9,16 +9,17 @@ from typing import Any
 
 import click
 
-from capax.cli.asked import Where, run_facts, where_options
+from capax.cli.asked import Where, where_options
 from capax.cli.options import json_option, model_argument
+from capax.cli.run_reports import report_what_is_there
 
 
 @click.command("rounds")
 @model_argument
 @click.argument("tasks_file", metavar="TASKS", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
-    help="Run directory; one that exists is continued.",
+    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
+    help="Run directory; one that exists is continued. Default: a new one in runs/.",
 )  # fmt: skip
 @click.option(
     "--chains", type=click.IntRange(1), default=4, show_default=True, metavar="N",
@@ -49,7 +50,7 @@ from capax.cli.options import json_option, model_argument
 def command(
     model: str,
     tasks_file: Path,
-    out: Path,
+    out: Path | None,
     chains: int,
     rounds: int,
     history: Any,
@@ -69,6 +70,7 @@ def command(
     """
     from capax import SamplingParams
     from capax.endpoints import Ledger
+    from capax.files.run_folder import new_run_path
     from capax.scaling.rounds import AGAIN, RoundsPlan, run_rounds
     from capax.scaling.run_directory import RunDirectory
     from capax.scaling.tasks import read_tasks
@@ -83,10 +85,12 @@ def command(
             return await run_rounds(endpoint, tasks, directory, plan)
 
     settings = plan.settings(tasks, where.identity(model))
-    with RunDirectory(out, settings, run_facts()) as directory:
+    path = out or new_run_path(Path("runs"), f"{tasks_file.stem}-rounds", settings)
+    with RunDirectory(path, settings, where.facts(model, seed)) as directory:
         status = asyncio.run(run(directory))
         n_answers = len(directory.samples)
+        report_what_is_there(path)
     if as_json:
-        click.echo(json.dumps({"run": str(out), "status": status, "n_answers": n_answers}))
+        click.echo(json.dumps({"run": str(path), "status": status, "n_answers": n_answers}))
         return
-    click.echo(f"{out}: {n_answers:,} answers of {len(tasks):,} tasks, {status}")
+    click.echo(f"{path}: {n_answers:,} answers of {len(tasks):,} tasks, {status}")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from capax.cli.asked import Where, progress_of, run_facts, where_options
+from capax.cli.asked import Where, progress_of, where_options
 from capax.cli.console import console
 from capax.cli.options import json_option, model_argument
+from capax.cli.run_reports import report_what_is_there
 
 MAX_PARALLEL = 64  # answers in one step; more gain nothing on a CPU
 
@@ -111,9 +112,10 @@ def command(
         async with opened as endpoint:
             return await sample(endpoint, tasks, run, plan, progress_of("samples"))
 
-    with RunDirectory(path, settings, run_facts()) as run:
+    with RunDirectory(path, settings, where.facts(model, seed, max_total_tokens)) as run:
         status = asyncio.run(draw())
         n_samples = len(run.samples)
+        report_what_is_there(path)
     if as_json:
         report = {"run": str(path), "status": status, "n_samples": n_samples}
         click.echo(json.dumps({**report, "ledger": ledger.to_dict()}, indent=2))

@@ -154,6 +154,12 @@ LEAST_KEY_CHARS = 8
     show_default=True,
     help="Form of the log on stderr.",
 )
+@click.option(
+    "--request-log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Append a line of token counts and times per request, as JSON, no texts.",
+)
 @click.option("--log-prompts", is_flag=True, help="Write prompts to the log. Off by default.")
 def command(
     model: str,

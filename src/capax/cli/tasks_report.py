@@ -37,7 +37,7 @@ def command(run: Path, tasks_file: Path, html: Path | None, as_json: bool) -> No
         for family, played in played_of_run(run, read_tasks(tasks_file)).items()
     }
     if html is not None:
-        settings = json.dumps(read_manifest(run)["settings"], indent=1, ensure_ascii=False)
+        settings = json.dumps(read_manifest(run)["config"], indent=1, ensure_ascii=False)
         content = study_page(run.name, reports, settings)
         write_atomically(html, content.encode(), 0o644)
     if as_json:

@@ -9,6 +9,8 @@ from pathlib import Path
 from capax.files.model_file import ModelFile
 from capax.files.registry import file_digest
 
+BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt")  # configuration, templates, vocabularies
+
 
 def weights_digest(model: ModelFile) -> bytes:
     """Return a SHA-256 over the SHA-256 of each file with weights, in the order of their names.
@@ -18,9 +20,25 @@ def weights_digest(model: ModelFile) -> bytes:
     paths = sorted({tensor.path for tensor in model.tensors.values()})
     digest = hashlib.sha256()
     for path in paths:
-        stat = path.stat()
-        digest.update(bytes.fromhex(_file_digest(path, stat.st_size, stat.st_mtime_ns)))
+        digest.update(bytes.fromhex(_digest_of(path)))
     return digest.digest()
+
+
+def file_digests(model: ModelFile) -> dict[str, str]:
+    """Return the SHA-256 of each file a model is, by its name.
+
+    Of a directory, what says how to read the weights belongs to it as much as they do. Raises
+    StoreError if a file cannot be read.
+    """
+    paths = {tensor.path for tensor in model.tensors.values()}
+    if model.path.is_dir():
+        paths |= {file for file in model.path.iterdir() if file.suffix in BESIDE_WEIGHTS}
+    return {path.name: _digest_of(path) for path in sorted(paths)}
+
+
+def _digest_of(path: Path) -> str:
+    stat = path.stat()
+    return _file_digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,8 @@
 """Finished parts of a long measurement on disk: what is there is never measured again.
 
-A file of JSON lines: a header with the settings that decide the results, then one line per cell,
-appended and synced when the cell is done. A last line that was not finished is cut off.
+A file of JSON lines: a header with the settings that decide the results, unless they stand in the
+manifest of a run, then one line per cell, appended and synced when the cell is done. A last line
+that was not finished is cut off.
 """
 
 from __future__ import annotations
@@ -54,13 +55,13 @@ class Cells:
 
 
 @contextmanager
-def opened(path: Path, settings: Mapping[str, Any]) -> Iterator[Cells]:
-    """Create a file of cells, or go on with one of the same settings.
+def opened(path: Path, settings: Mapping[str, Any] | None) -> Iterator[Cells]:
+    """Create a file of cells, or go on with one of the same settings; None: it has no header.
 
     Raises ConfigError for a file of other settings or none of ours, StoreError if it cannot be
     written or another process writes it.
     """
-    header = json.loads(json.dumps({"format": FORMAT, **settings}))
+    header = None if settings is None else json.loads(json.dumps({"format": FORMAT, **settings}))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -74,7 +75,7 @@ def opened(path: Path, settings: Mapping[str, Any]) -> Iterator[Cells]:
         os.ftruncate(file, n_whole)
         if n_whole:
             cells._values |= _read(path, raw[:n_whole].splitlines(), header)
-        else:
+        elif header is not None:
             _write(file, msgspec.json.encode(header) + b"\n")
         yield cells
     except BlockingIOError:
@@ -83,21 +84,26 @@ def opened(path: Path, settings: Mapping[str, Any]) -> Iterator[Cells]:
         os.close(file)
 
 
-def _read(path: Path, lines: list[bytes], header: Mapping[str, Any]) -> dict[Key, Value]:
+def _read(path: Path, lines: list[bytes], header: Mapping[str, Any] | None) -> dict[Key, Value]:
     try:
-        found = msgspec.json.decode(lines[0], type=dict[str, Any])
-        if found.get("format") != FORMAT:
-            raise ConfigError(f"{path} is no file of measured cells; give another directory")
-        different = sorted(k for k in {*found, *header} if found.get(k) != header.get(k))
-        if different:
-            raise ConfigError(
-                f"{path} was begun with another {', '.join(different)}; give another directory, "
-                "or the settings it was begun with"
-            )
-        cells = [msgspec.json.decode(line, type=Cell) for line in lines[1:]]
+        if header is not None:
+            _check(path, lines.pop(0), header)
+        cells = [msgspec.json.decode(line, type=Cell) for line in lines]
     except (msgspec.MsgspecError, RecursionError) as e:
         raise ConfigError(f"{path} is damaged ({e}); give another directory") from None
     return {(c.kind, c.method, c.index): c.value for c in cells}
+
+
+def _check(path: Path, line: bytes, header: Mapping[str, Any]) -> None:
+    found = msgspec.json.decode(line, type=dict[str, Any])
+    if found.get("format") != FORMAT:
+        raise ConfigError(f"{path} is no file of measured cells; give another directory")
+    different = sorted(k for k in {*found, *header} if found.get(k) != header.get(k))
+    if different:
+        raise ConfigError(
+            f"{path} was begun with another {', '.join(different)}; give another directory, "
+            "or the settings it was begun with"
+        )
 
 
 def _write(file: int, data: bytes) -> None:

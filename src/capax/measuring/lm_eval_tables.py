@@ -23,6 +23,9 @@ from capax.files.lm_eval_names import iso, sanitized
 from capax.files.registry import write_atomically
 from capax.measuring.records import Record
 
+BY_TASK = (
+    "results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
+)  # fmt: skip
 STDERRS_OF_INTERVAL = 2 * 1.959964
 
 
@@ -103,6 +106,29 @@ def results(records: Sequence[Record], model: str) -> dict[str, Any]:
         "capax_versions": records[0].versions,
         "machine": records[0].machine,
     }
+
+
+def merged_results(records: Sequence[Record]) -> dict[str, Any]:
+    """Return one results document of records of one run, whatever their methods.
+
+    Where methods differ a task is called task@model,methods, else as in `results`.
+    """
+    by_model: dict[str, list[Record]] = {}
+    for record in records:
+        by_model.setdefault(model_label(record), []).append(record)
+    documents = {label: results(group, label) for label, group in by_model.items()}
+    first = next(iter(documents.values()))
+    if len(documents) == 1:
+        return first
+    merged: dict[str, Any] = {
+        part: {
+            f"{task}@{label}": value
+            for label, document in documents.items()
+            for task, value in document[part].items()
+        }
+        for part in BY_TASK
+    }
+    return {**first, **merged}
 
 
 def model_label(record: Record) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from capax.files.page import Table, page
-from capax.files.run_folder import read_manifest
-from capax.scaling.comparing import Row
+from capax.files.page import Table
+from capax.files.registry import write_atomically
+from capax.files.run_report import write_reports
+from capax.scaling.comparing import Cell, Row, as_json
+from capax.scaling.strategies.strategy import parse_strategy
 
 N_BUDGETS = 6
 
@@ -85,8 +88,52 @@ def equal_tokens(rows: Sequence[Row]) -> tuple[list[float], dict[str, list[float
     }
 
 
-def compare_page(folder: Path, names: Sequence[str], rows: Sequence[Row], svg: bytes | None) -> str:
-    """Return the page; `names` are the cells' folders, whose first one's settings are shown."""
+def write_comparison(
+    folder: Path, config: Mapping[str, Any], rows: Sequence[Row], svg: bytes | None
+) -> None:
+    """Write compare.json and the reports of a comparison; `config` is what its rows share.
+
+    Raises StoreError if the folder cannot be written.
+    """
+    content = json.dumps(as_json(rows), indent=1).encode() + b"\n"
+    write_atomically(folder / "compare.json", content, 0o644)
+    summary = (
+        f"{rows[0].n_tasks:,} tasks, {len(rows)} rows; the best accuracy for at most so many "
+        f"tokens averages {frontier_area(rows):.1%} over their logarithm."
+    )
+    write_reports(
+        folder, results_of(config, rows), summary, tables_of(rows), config,
+        svg=svg, name="compare", alt="accuracy over tokens, by strategy",
+    )  # fmt: skip
+
+
+def results_of(config: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """Return results.json, where each strategy under each cap is a task."""
+    results = {
+        Cell(parse_strategy(row.strategy), row.cap).name: {
+            "alias": row.strategy,
+            "acc,none": row.accuracy,
+            "acc_stderr,none": row.stderr,
+            "tokens,none": row.tokens,
+        }
+        for row in rows
+    }
+    n_tasks = rows[0].n_tasks
+    return {
+        "results": results,
+        "configs": {
+            name: {**config, "strategy": row.strategy, "max_total_tokens": row.cap}
+            for name, row in zip(results, rows, strict=True)
+        },
+        "versions": dict.fromkeys(results, 1),
+        "n-shot": dict.fromkeys(results, 0),
+        "higher_is_better": {name: {"acc": True, "tokens": False} for name in results},
+        "n-samples": {name: {"original": n_tasks, "effective": n_tasks} for name in results},
+    }
+
+
+def tables_of(rows: Sequence[Row]) -> list[Table]:
+    """Return the rows, and what strategies reach at equal tokens where that can be said."""
     best = frozenset(i for i, row in enumerate(rows) if row.is_best)
     tables = [
         Table(
@@ -124,15 +171,4 @@ def compare_page(folder: Path, names: Sequence[str], rows: Sequence[Row], svg: b
                 "was not measured.",
             )
         )
-    summary = (
-        f"{rows[0].n_tasks:,} tasks, {len(rows)} rows; the best accuracy for at most so many "
-        f"tokens averages {frontier_area(rows):.1%} over their logarithm."
-    )
-    settings = dict(read_manifest(folder / names[0])["settings"])
-    for own in ("strategy", "max_total_tokens"):
-        settings.pop(own, None)
-    return page(
-        f"Strategies compared: {folder.name}", summary, tables,
-        json.dumps(settings, indent=1, ensure_ascii=False),
-        svg=svg, alt="accuracy over tokens, by strategy",
-    )  # fmt: skip
+    return tables

@@ -62,6 +62,18 @@ class Row:
     is_best: bool = False  # no other cell is as accurate with fewer tokens
 
 
+def shared_config(
+    model: str, tasks: Sequence[Task], params: SamplingParams, seed: int
+) -> dict[str, Any]:
+    """Return what decides the answers of all cells; strategy and cap come to it."""
+    return {
+        "model": model,
+        "tasks": digest(tasks),
+        "seed": seed,
+        "sampling": {name: getattr(params, name) for name in SHIPPED_FIELDS},
+    }
+
+
 async def compare(
     endpoint: Endpoint,
     tasks: Sequence[Task],
@@ -82,20 +94,20 @@ async def compare(
     total = len(tasks) * len(cells)
     done = 0
     for cell in cells:
-        settings = {
-            "model": model,
-            "tasks": digest(tasks),
+        config = {
+            **shared_config(model, tasks, params, seed),
             "strategy": str(cell.strategy),
             "max_total_tokens": cell.cap,
-            "seed": seed,
-            "sampling": {name: getattr(params, name) for name in SHIPPED_FIELDS},
         }
-        with RunDirectory(folder / cell.name, settings, facts) as run:
+        with RunDirectory(folder / cell.name, config, facts) as run:
             run.set_status("started", problems={t.id: t.checker.name for t in tasks})
             left = [t for t in tasks if (t.id, 0) not in run.samples]
             before = done + len(tasks) - len(left)
 
-            def report(finished: int, before: int = before) -> None:
+            def report(
+                finished: int, run: RunDirectory = run, n: int = len(left), before: int = before
+            ) -> None:
+                run.log_progress(finished, n)
                 if progress:
                     progress(before + finished, total)
 

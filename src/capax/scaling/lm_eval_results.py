@@ -24,7 +24,7 @@ from capax.scaling.run_directory import Sample, Verdict, read_rows
 def export_run(path: Path, results: Mapping[str, Any], out: Path) -> list[Path]:
     """Write what `write_report` returned, and the samples; returns the files."""
     manifest = read_manifest(path)
-    model = str(manifest["settings"].get("model", "model"))
+    model = str(manifest["config"].get("model", "model"))
     stamp = iso((path / "samples.jsonl").stat().st_mtime)
     folder = out / sanitized(model)
     folder.mkdir(parents=True, exist_ok=True)

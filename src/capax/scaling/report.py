@@ -7,31 +7,37 @@ made again; each file is replaced atomically.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from capax.errors import StoreError
-from capax.files.page import Table, markdown_table, page
-from capax.files.registry import write_atomically
+from capax.files.page import Table
 from capax.files.run_folder import read_manifest
+from capax.files.run_report import write_reports
 from capax.scaling.coverage import curve
+from capax.scaling.rethinking import Chains
+from capax.scaling.rounds import load_chains
 from capax.scaling.run_directory import Verdict, read_rows
 from capax.scaling.sampling import Outcome, load
 from capax.scaling.selection import accuracy_of, majority
 
-Draw = Callable[[Path, Any, Any], None]  # file, coverage points, votes
+DrawCoverage = Callable[[Any, Any], bytes]  # coverage points, votes -> SVG
+DrawRounds = Callable[[Chains], bytes]
 
 
-def write_report(path: Path, draw: Draw | None = None) -> dict[str, Any]:
-    """Write the reports of a run, and its curve if `draw` is given; returns results.json.
+def write_report(
+    path: Path, draw_coverage: DrawCoverage | None = None, draw_rounds: DrawRounds | None = None
+) -> dict[str, Any]:
+    """Write the reports of a run, and its curve if what draws it is given; returns results.json.
 
     Raises what `load` does, and StoreError if the directory cannot be written.
     """
-    manifest, outcome = read_manifest(path), load(path)
+    manifest = read_manifest(path)
+    if manifest["kind"] == "rounds":
+        return _report_rounds(path, manifest, draw_rounds)
+    outcome = load(path)
     k_max = outcome.counts.n_min
     ks = sorted({1 << i for i in range(k_max.bit_length())} | {k_max})
     points, votes = curve(outcome.counts, ks), accuracy_of(majority, outcome.answers, ks)
@@ -44,24 +50,45 @@ def write_report(path: Path, draw: Draw | None = None) -> dict[str, Any]:
         (f"{p.k:,}", f"{p.coverage:.4f}", f"{p.low:.4f}-{p.high:.4f}", f"{v.accuracy:.4f}")
         for p, v in zip(points, votes, strict=True)
     ]
-    settings = json.dumps(manifest["settings"], indent=1)
-    svg = None
-    if draw is not None:
-        _make_directory(path / "plots")
-        draw(path / "plots" / "coverage.svg", points, votes)
-        svg = (path / "plots" / "coverage.svg").read_bytes()
+    svg = None if draw_coverage is None else draw_coverage(points, votes)
     table = Table(("k", "coverage", "95 % band", "vote"), rows)
-    markdown = (
-        f"# {path.name}\n\n{summary}\n\n{markdown_table(table)}\n\n```json\n{settings}\n```\n"
-    )
-    made = page(path.name, summary, [table], settings, svg=svg, alt="coverage and vote by k")
-    for name, text in (
-        ("results.json", json.dumps(results, indent=1) + "\n"),
-        ("report.md", markdown),
-        ("report.html", made),
-    ):
-        write_atomically(path / name, text.encode(), 0o644)
+    write_reports(
+        path, results, summary, [table], manifest["config"], svg=svg, name="coverage",
+        alt="coverage and vote by k",
+    )  # fmt: skip
     return results
+
+
+def _report_rounds(path: Path, manifest: dict[str, Any], draw: DrawRounds | None) -> dict[str, Any]:
+    chains = load_chains(path)
+    groups: dict[str, list[int]] = {}
+    for number, checker in enumerate(manifest["problems"].values()):
+        groups.setdefault(checker, []).append(number)
+    results: dict[str, dict[str, Any]] = {}
+    for checker, members in groups.items():
+        own = chains.outcomes[np.isin(chains.problems, members)]
+        results[checker] = {
+            "alias": checker,
+            "acc,none": float(own[:, -1].mean()),
+            "first,none": float(own[:, 0].mean()),
+            "ever_right,none": float(own.any(axis=1).mean()),
+        }
+    document = _document(path, manifest, results, {name: len(m) for name, m in groups.items()})
+    by_round = enumerate(zip(chains.ever_right(), chains.last_right(), strict=True), 1)
+    table = Table(
+        ("round", "any so far right", "last right"),
+        [(f"{number:,}", f"{ever:.4f}", f"{last:.4f}") for number, (ever, last) in by_round],
+    )
+    summary = (
+        f"{len(manifest['problems']):,} problems, {len(chains.outcomes):,} chains of "
+        f"{chains.n_rounds:,} rounds; status {manifest['status']}."
+    )
+    write_reports(
+        path, document, summary, [table], manifest["config"],
+        svg=None if draw is None else draw(chains), name="rounds",
+        alt="any and last answer right by round",
+    )  # fmt: skip
+    return document
 
 
 def results_of(
@@ -69,7 +96,6 @@ def results_of(
 ) -> dict[str, Any]:
     """Return the contents of results.json; tasks are grouped by checker."""
     problems: dict[str, str] = manifest["problems"]
-    versions = {verdict.checker: verdict.version for verdict in read_rows(path, Verdict)}
     at = {name: i for i, name in enumerate(outcome.problem_ids)}
     groups: dict[str, list[int]] = {}
     for name, checker in problems.items():
@@ -85,24 +111,26 @@ def results_of(
         for point in curve(counts, ks):
             figures[f"pass@{point.k},none"] = point.coverage
         results[checker] = figures
+    return _document(path, manifest, results, {name: len(m) for name, m in groups.items()})
+
+
+def _document(
+    path: Path, manifest: dict[str, Any], results: dict[str, Any], n_samples: dict[str, int]
+) -> dict[str, Any]:
+    """Return results.json of what was found by checker, of so many problems each."""
+    versions = {verdict.checker: verdict.version for verdict in read_rows(path, Verdict)}
     return {
         "results": results,
-        "configs": dict.fromkeys(results, manifest["settings"]),
+        "configs": dict.fromkeys(results, manifest["config"]),
         "versions": {name: versions.get(name) for name in results},
         "n-shot": dict.fromkeys(results, 0),
         "higher_is_better": {
-            name: {metric.split(",")[0]: True for metric in figures if "stderr" not in metric}
+            name: {
+                metric.removesuffix(",none"): True
+                for metric in figures
+                if metric.endswith(",none") and "stderr" not in metric
+            }
             for name, figures in results.items()
         },
-        "n-samples": {
-            name: {"original": len(members), "effective": len(members)}
-            for name, members in groups.items()
-        },
+        "n-samples": {name: {"original": n, "effective": n} for name, n in n_samples.items()},
     }
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as e:
-        raise StoreError(f"{path} cannot be made: {e.strerror}") from None

@@ -111,6 +111,7 @@ async def run_rounds(
             except CapaxError as error:
                 failures.append(error)  # the others finish the chain they are at
                 return
+            run.log_progress(done, total)
             if progress:
                 progress(done, total)
 
@@ -189,7 +190,7 @@ def load_chains(path: Path) -> Chains:
 
     Raises ConfigError if it is no such run or a chain has not all of its rounds.
     """
-    rounds = read_manifest(path)["settings"].get("rounds")
+    rounds = read_manifest(path)["config"].get("rounds")
     if not isinstance(rounds, int):
         raise ConfigError(f"{path} is no run of rounds; make one with 'capax scale rounds'")
     outcome = load(path, of_rounds=True)

@@ -1,6 +1,7 @@
 """A run on disk that no stop can spoil: every finished sample is kept, none is made twice.
 
     manifest.json    what was asked for, and how it stands; replaced atomically
+    log.jsonl        when it began, went on, how far it was, how it ended
     samples.jsonl    one line per sample, append-only; holds only what a repetition would give again
     verdicts.jsonl   one line per (sample, checker, version), append-only
     timings.jsonl    one line per call to the model: seconds, tokens
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from capax.errors import FileFormatError, StoreError
-from capax.files.run_folder import RunFolder, cut_torn_line
+from capax.files.run_folder import RunFolder, append, cut_torn_line, kind_of
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -73,15 +74,15 @@ Row = TypeVar("Row", Sample, Verdict, Timing)
 
 
 class RunDirectory(RunFolder):
-    """A run of samples opened for writing; enter it. `settings` decide what the samples are.
+    """A run of samples opened for writing; enter it. `config` decides what the samples are.
 
     Raises what `RunFolder` does.
     """
 
     def __init__(
-        self, path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+        self, path: Path, config: Mapping[str, Any], facts: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(path, settings, facts)
+        super().__init__(path, kind_of(config), config, facts)
         self._files: dict[str, int] = {}
         self.samples: set[tuple[str, int]] = set()
         self.verdicts: set[tuple[str, int, str, int]] = set()
@@ -130,12 +131,8 @@ class RunDirectory(RunFolder):
         self._append("timings", [timing])
 
     def _append(self, name: str, rows: list[Row]) -> None:
-        data = memoryview(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-        try:
-            while data:
-                data = data[os.write(self._files[name], data) :]
-        except OSError as e:
-            raise StoreError(f"{self.path / name}.jsonl cannot be written: {e.strerror}") from None
+        data = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+        append(self._files[name], data, self.path / f"{name}.jsonl")
 
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:

@@ -104,6 +104,7 @@ async def sample(
             except CapaxError as error:
                 failures.append(error)  # the others finish the block they are at
                 return
+            run.log_progress(done, total)
             if progress:
                 progress(done, total)
 
@@ -215,10 +216,11 @@ def verify_again(path: Path, tasks: Sequence[Task]) -> int:
     for prepare in {task.checker.prepare for task in known}:
         if prepare is not None:
             prepare()
-    facts = {k: v for k, v in manifest.items() if k not in ("format", "status", "settings")}
-    with RunDirectory(path, manifest["settings"], facts) as run:
+    facts = {k: v for k, v in manifest.items() if k not in ("format", "status", "config")}
+    with RunDirectory(path, manifest["config"], facts) as run:
         try:
             n = verify(run, known)
+            run.log("checked", n=n)
             problems |= {task.id: task.checker.name for task in known}
         finally:
             run.set_status(manifest["status"], problems=problems)
@@ -245,7 +247,7 @@ def load(path: Path, *, of_rounds: bool = False) -> Outcome:
     Answers of a run of rounds depend on each other: it is read only if `of_rounds` says so.
     """
     manifest = read_manifest(path)
-    if "rounds" in manifest["settings"] and not of_rounds:
+    if "rounds" in manifest["config"] and not of_rounds:
         raise ConfigError(
             f"{path} holds rounds, each an answer to the one before, and no independent samples; "
             f"use capax scale plan {path} --mode sequential"

@@ -35,6 +35,7 @@ from capax.serving.errors import ApiError, error_response
 from capax.serving.hosts import HostGuard, is_loopback
 from capax.serving.intake import Intake
 from capax.serving.lifecycle import running
+from capax.serving.request_log import RequestLogging
 from capax.serving.state import Load, Server
 
 # Each has a `router`; one with paths that need no key names them in OPEN_PATHS.
@@ -57,7 +58,7 @@ ROUTE_MODULES = (
 def create_app(config: ServerConfig, load: Load) -> FastAPI:
     """Return the application. `load` runs in a thread when the application starts.
 
-    `app.state.server` is the `Server`.
+    `app.state.server` is the `Server`. Raises ConfigError for a request log that cannot be kept.
     """
     server = Server(config)
 
@@ -65,6 +66,8 @@ def create_app(config: ServerConfig, load: Load) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with running(server, load):
             yield
+        if server.request_log is not None:
+            server.request_log.close()
 
     app = FastAPI(
         title="capax",
@@ -89,6 +92,8 @@ def create_app(config: ServerConfig, load: Load) -> FastAPI:
     app.add_middleware(KeyGuard, keys=server.keys, open_paths=open_paths)
     app.add_middleware(HostGuard, server=server)
     app.add_middleware(Envelope, server=server)
+    if server.request_log is not None:
+        app.add_middleware(RequestLogging, log=server.request_log, model=config.model_name)
     return app
 
 

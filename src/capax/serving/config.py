@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 MIB = 1 << 20
@@ -27,6 +28,7 @@ class ServerConfig:
     strict_params: bool = False  # an unknown field is an error, not a header
     log_format: Literal["text", "json"] = "text"
     log_prompts: bool = False
+    request_log: Path | None = None  # a line of counts and times per request; None: no such file
     strategy: str | None = None  # how chats are answered; None: by one answer of the model
 
     # What is received.

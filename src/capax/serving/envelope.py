@@ -10,11 +10,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from capax.serving.errors import as_api_error, error_response
-from capax.serving.exchange import hang_up
+from capax.serving.exchange import CLIENT_LEFT_STATUS, hang_up
 from capax.serving.logs import log_event, log_failure
 from capax.serving.state import Server
 
-CLIENT_LEFT_STATUS = 499  # in the log only: nobody was there to be answered
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -14,6 +14,8 @@ from starlette.types import Scope
 
 from capax.serving.errors import ApiError
 
+CLIENT_LEFT_STATUS = 499  # in logs only: nobody was there to be answered
+
 
 class Silent(Enum):
     """Reasons that nobody is there to be told."""

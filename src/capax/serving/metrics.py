@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from capax import StreamPiece
     from capax.engine.outputs import RequestOutput
     from capax.engine.runner import PromptProgress
+    from capax.serving.request_log import Call
     from capax.serving.state import Server
 
 FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
@@ -80,19 +81,23 @@ class Metrics:
         self.first_token = self.histograms["capax_time_to_first_token_seconds"]
         self.between_tokens = self.histograms["capax_inter_token_latency_seconds"]
 
-    def observe(self, pieces: AsyncIterator[list[StreamPiece]], n: int) -> ObservedStream:
-        """Return the stream of a request with `n` choices, counted as it is read."""
-        return ObservedStream(self, pieces, n)
+    def observe(
+        self, pieces: AsyncIterator[list[StreamPiece]], n: int, call: Call | None = None
+    ) -> ObservedStream:
+        """Return the stream of a request with `n` choices, counted as it is read.
 
-    def finish(self, duration_s: float, first_token_s: float, output: RequestOutput) -> None:
+        `call`: its entry in the request log, filled as well.
+        """
+        return ObservedStream(self, pieces, n, call)
+
+    def finish(self, duration_s: float, queue_s: float, output: RequestOutput) -> None:
         """Count a request that ended by itself."""
         for choice in output.outputs:
             self.finished[choice.finish_reason] += 1
-        prefill_s = output.timings.prompt_ms / 1e3
         for name, seconds in (
             ("capax_request_duration_seconds", duration_s),
-            ("capax_request_queue_seconds", max(0.0, first_token_s - prefill_s)),
-            ("capax_request_prefill_seconds", prefill_s),
+            ("capax_request_queue_seconds", queue_s),
+            ("capax_request_prefill_seconds", output.timings.prompt_ms / 1e3),
             ("capax_request_decode_seconds", output.timings.predicted_ms / 1e3),
         ):
             self.histograms[name].observe(seconds)
@@ -101,8 +106,15 @@ class Metrics:
 class ObservedStream:
     """Passes on the news of one request and takes its times."""
 
-    def __init__(self, metrics: Metrics, pieces: AsyncIterator[list[StreamPiece]], n: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        pieces: AsyncIterator[list[StreamPiece]],
+        n: int,
+        call: Call | None,
+    ) -> None:
         self._metrics = metrics
+        self._call = call
         self._pieces = pieces
         self._n = n
         self._began_s = self._last_s = time.perf_counter()
@@ -123,11 +135,17 @@ class ObservedStream:
             each = max(1.0, n_tokens / self._n)  # of one choice since the last news
             self._metrics.between_tokens.observe((now - self._last_s) / each, n_tokens)
         self._last_s = now
+        if self._call is not None:
+            self._call.n_new += n_tokens
         output = pieces[-1].output if pieces else None
         if output is not None:
             self._is_over = True
             duration_s = now - self._began_s
-            self._metrics.finish(duration_s, self._first_token_s or duration_s, output)
+            waited_s = (self._first_token_s or duration_s) - output.timings.prompt_ms / 1e3
+            queue_s = max(0.0, waited_s)
+            self._metrics.finish(duration_s, queue_s, output)
+            if self._call is not None:
+                self._call.finish(output, queue_s)
         return pieces
 
     @property
@@ -179,6 +197,11 @@ class _EngineCollector(Collector):
             "Chats answered by a strategy; each of its calls is a request too.",
             self._server.metrics.strategy_answers,
         )
+        log = self._server.request_log
+        if log is not None:
+            yield self._counter(
+                "capax_request_log_lost", "Requests the request log has no line of.", log.n_lost
+            )
         yield from self._embeddings()
         yield from self._memory()
 

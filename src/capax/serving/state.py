@@ -20,6 +20,7 @@ from capax.serving.config import ServerConfig
 from capax.serving.errors import ApiError, not_ready
 from capax.serving.logs import log_prompt
 from capax.serving.metrics import Metrics
+from capax.serving.request_log import RequestLog, begin_call
 
 if TYPE_CHECKING:
     from capax import LLM, Embedder, SamplingParams, StreamPiece
@@ -66,6 +67,7 @@ class Server:
         self.failed = asyncio.Event()
         self.loaded = asyncio.Event()
         self.metrics = Metrics()
+        self.request_log = None if config.request_log is None else RequestLog(config.request_log)
         # One thread: however many slow grammars wait, other work finds the shared threads free.
         self.form_compiler = ThreadPoolExecutor(1, "capax-forms")
         self.weight_nbytes: dict[str, int] = {}  # read in each step, by where they lie
@@ -202,7 +204,8 @@ class Server:
         )
         if self.config.log_prompts:
             log_prompt(request.scope["capax.request_id"], self.llm.tokenizer.decode(list(prompt)))
-        return self.metrics.observe(pieces, params.n)
+        call = begin_call(request.scope, len(prompt), params.n)
+        return self.metrics.observe(pieces, params.n, call)
 
     @property
     def limit_nbytes(self) -> int:
