@@ -9,6 +9,7 @@ command = LazyGroup(
     table={
         "sample": ("scale_sample", "Draw many answers to each task of a file, and check them."),
         "verify": ("scale_verify", "Check the samples of a run again, by another checker."),
+        "limits": ("scale_limits", "Say what an imperfect check makes of more samples."),
         "tasks": ("scale_tasks", "Generate tasks with exact truth, and report runs of them."),
         "report": ("scale_report", "Write results.json, a page and a picture of a run."),
         "coverage": ("scale_coverage", "Show what k samples solve, and forecast larger k."),

@@ -8,6 +8,8 @@ the reference. Answers are what selectors vote on, so extraction sees no referen
 - `choice`: the letter A to Z after 'answer is', in parentheses or brackets, or alone.
 - `symbolic`: the formula in the last \\boxed{}, compared by meaning (`symbolic`).
 - `unit_tests`: a program, run against the tests of the reference in the sandbox (`unit_tests`).
+- `mod3`, `mod9`, `last_digit`, `last_two_digits`, `first_digit`: of whole numbers, and wrong on
+  purpose (`weak_checks`).
 - `3sat`, `tsp`, `calendar`, `maze`, `spatial`, `arithmetic`: generated tasks (`complex`).
 
 Samples are untrusted and may be long: only the last 20,000 characters are searched.
@@ -22,7 +24,7 @@ from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
 from capax.errors import ConfigError
-from capax.scaling import symbolic, unit_tests
+from capax.scaling import symbolic, unit_tests, weak_checks
 from capax.scaling.complex import families
 
 MAX_CHARS = 20_000
@@ -137,6 +139,10 @@ CHECKERS: Mapping[str, Checker] = {
         Checker(
             "unit_tests", 1, unit_tests.extract_program, unit_tests.outcome_of,
             unit_tests.prepare, unit_tests.problem_of,
+        ),
+        *(
+            Checker(name, 1, extract_number, weak_checks.outcome_of(name))
+            for name in weak_checks.WEAK
         ),
         *(
             Checker(f.name, 1, f.extract, families.outcome_of, None, families.instance_of)
