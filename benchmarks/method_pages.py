@@ -263,42 +263,6 @@ def readme(results: dict[str, dict[str, Any]]) -> str:
     return table(["method", "measured", "SmolLM2-135M and models trained here"], iter(rows))
 
 
-def imperfect_verifiers(result: dict[str, Any]) -> str:
-    """For each weak check its soundness, ceilings over the ladder, independence and the policy."""
-
-    def rows() -> Iterator[list[str]]:
-        for name, row in result["ladder"].items():
-            ceilings = [r["checks"][name]["ceiling"]["value"] for r in result["rungs"].values()]
-            apart = result["independence"][name]
-            worst = max(apart["streams"], key=lambda s: abs(s["z"]))
-            late = apart["false_positive_rate"]
-            chosen = result["policy"][name]
-            yield [
-                name.replace("_", " "),
-                f"{row['soundness']:.3f}",
-                f"{min(ceilings):.3f}–{max(ceilings):.3f}",
-                f"{row['spearman']:+.2f}",
-                f"{late['1']:.2f} → {late['64']:.2f}",
-                f"{worst['z']:+.1f}",
-                f"{apart['trend_z']:+.1f}",
-                f"{chosen['attempts']}: {chosen['reward']:+.3f}",
-                f"{chosen['best_fixed']}: {chosen['fixed'][str(chosen['best_fixed'])]:+.3f}",
-            ]
-
-    accuracy = [r["accuracy"] for r in result["rungs"].values()]
-    head = [
-        "check", "soundness", "ceilings", "Spearman", "wrong at attempt 1 → 64", "z of resampling",
-        "z of the trend", "plan at cost 4: reward", "best fixed attempts: reward",
-    ]  # fmt: skip
-    return (
-        table(head, rows())
-        + f"\n\n{result['n_tasks']} products, {result['n_samples']} samples each, "
-        f"{len(accuracy)} rungs between {min(accuracy):.1%} and {max(accuracy):.1%} right."
-        + "\n\n![Ceilings over accuracy, and errors of late acceptances]"
-        "(images/imperfect_verifiers.png)"
-    )
-
-
 def monkeys(result: dict[str, Any]) -> str:
     """Coverage against exact chances, the forecast and the vote."""
     tests = result["tests"]
@@ -685,7 +649,6 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "million": ("million.md", million),
     "xquant": ("xquant.md", xquant),
     "monkeys": ("repeated-sampling.md", monkeys),
-    "imperfect_verifiers": ("imperfect-verifiers.md", imperfect_verifiers),
     "deep_fast": ("strategies.md", deep_fast),
     "strategies": ("strategies.md", strategies),
     "markers": ("strategies.md", markers),

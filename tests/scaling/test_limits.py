@@ -14,7 +14,6 @@ from capax.scaling.checkers import checker_named
 from capax.scaling.imperfect_verifiers import (
     Attempts,
     VerifierModel,
-    attempt_trend,
     ceiling,
     plan,
 )
@@ -70,37 +69,6 @@ def independent(n_tasks: int = 40, n: int = 400, seed: int = 0) -> VerifierModel
     strong = rng.random((n_tasks, n)) < rng.random((n_tasks, 1)) * 0.5
     weak = strong | (rng.random((n_tasks, n)) < 0.25)
     return VerifierModel(weak, strong)
-
-
-def accepted(model: VerifierModel, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n_tasks, n = model.weak.shape
-    weak = model.weak[:, : n // k * k].reshape(n_tasks, -1, k)
-    strong = model.strong[:, : n // k * k].reshape(n_tasks, -1, k)
-    hit, first = weak.any(2), weak.argmax(2)
-    task = np.broadcast_to(np.arange(n_tasks)[:, None], hit.shape)[hit]
-    right = np.take_along_axis(strong, first[..., None], 2)[..., 0][hit]
-    return task, first[hit] + 1.0, right.astype(float)
-
-
-def test_independent_attempts_have_no_trend() -> None:
-    trends = [attempt_trend(*accepted(independent(seed=seed), 16)) for seed in range(20)]
-    assert max(map(abs, trends)) < 4
-    assert 0.5 < np.std(trends) < 1.7  # a z value, not a constant
-
-
-def test_negative_control_attempts_that_depend_on_those_before_have_one() -> None:
-    """A chain that learns: what is accepted late is right more often."""
-    model = independent()
-    better = np.tile(np.arange(16) / 16, model.weak.shape[1] // 16)
-    again = np.random.default_rng(1).random(model.weak.shape) < better
-    strong = model.strong | (again & model.weak)
-    assert attempt_trend(*accepted(VerifierModel(model.weak, strong), 16)) > 5
-
-
-def test_tasks_that_say_nothing_are_no_trend() -> None:
-    one = np.array([1.0])
-    assert attempt_trend(np.array([0]), one, one) == 0.0
-    assert attempt_trend(np.array([0, 0]), np.array([1.0, 2.0]), np.array([1.0, 1.0])) == 0.0
 
 
 def test_kinds_have_the_rates_of_their_tasks() -> None:

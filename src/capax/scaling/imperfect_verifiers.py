@@ -148,26 +148,6 @@ class Pools:
         return float(weight @ self.wrong) / total if total else math.nan
 
 
-def attempt_trend(tasks: np.ndarray, attempts: np.ndarray, right: np.ndarray) -> float:
-    """Return z of a trend of rightness over the attempt an answer was accepted at, within tasks.
-
-    One entry for each accepted answer: its task, its attempt, whether it is right. Mantel's
-    extension of the Cochran-Mantel-Haenszel test, tasks as strata: near 0 where attempts are
-    independent, far from it where they share a stream. 0 if no task says anything.
-    """
-    total, variance = 0.0, 0.0
-    for task in np.unique(tasks):
-        those = tasks == task
-        n = int(those.sum())
-        if n < 2:
-            continue
-        k = attempts[those] - attempts[those].mean()
-        c = right[those] - right[those].mean()
-        total += float(k @ c)
-        variance += float((k @ k) * (c @ c)) / (n - 1)
-    return total / math.sqrt(variance) if variance > 0 else 0.0
-
-
 # --- how good the verifier is -------------------------------------------------------------
 
 
