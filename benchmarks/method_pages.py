@@ -548,6 +548,8 @@ def procbench(result: dict[str, Any]) -> str:
             yield [f"untrained, same shape: {one['task']}, 2-8 steps", *cells(one["untrained"])]
         for mode, row in result.get("smollm", {}).items():
             yield [f"SmolLM2-135M, whole instructions, {mode}: 2-6 steps", *cells(row)]
+        for name, row in result.get("public", {}).items():
+            yield [f"published problems, {name}", *cells(row)]
 
     def cells(row: dict[str, Any]) -> list[str]:
         low, high = row["sm_interval"]

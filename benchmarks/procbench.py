@@ -1,12 +1,13 @@
 """How far specialists of ProcBench carry a procedure beyond the steps they learnt.
 
     python -m benchmarks.procbench --models models/procbench --work build/procbench \
-        [--smollm smollm2-135m] [--per-cell 40]
+        [--smollm smollm2-135m] [--per-cell 40] [--public FILE --templates DIR]
 
 Each model of `capax train procbench` gets held-out problems of its task with 2 to 25 steps, of
 which it learnt 2 to 8; beside it an untrained model of the same shape, and SmolLM2 with the full
-instructions. Every answer is kept in --work, so the command goes on after any stop. Writes
-procbench.json and procbench.png.
+instructions. With the published problems at hand, the specialists get those of their task, once and
+as votes over eight answers, and SmolLM2 all with 2 to 6 steps. Every answer is kept in --work, so
+the command goes on after any stop. Writes procbench.json and procbench.png.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from capax.endpoints.local import LocalEndpoint
 from capax.measuring.procbench import generate
 from capax.measuring.procbench.evaluate import Settings, evaluate, question_prompt
 from capax.measuring.procbench.problem import Problem
+from capax.measuring.procbench.public import load_public
 from capax.measuring.procbench.record import Record
 from capax.measuring.procbench.report import summarize, wilson
 from capax.measuring.procbench.specialty import LEARNT_STEPS, held_out_problems, specialty_named
@@ -35,6 +37,7 @@ from capax.measuring.procbench.specialty import LEARNT_STEPS, held_out_problems,
 SEED = 12
 STEPS = range(2, 26)
 BINS = {"2-6": range(2, 7), "7-8": range(7, 9), "9-16": range(9, 17), "17-25": range(17, 26)}
+PUBLIC_VOTES = 8
 PUBLISHED_BINS = {"2-6": range(2, 7), "7-16": range(7, 17), "17-25": range(17, 26)}
 
 
@@ -129,6 +132,33 @@ def measure_smollm(model: str, tasks: Sequence[str], work: Path) -> dict[str, An
     return found
 
 
+def measure_public(
+    problems: Path, templates: Path, models: Sequence[Path], smollm: str | None, work: Path
+) -> dict[str, Any]:
+    """Ask the published problems. Gives shares by what was asked, and of how."""
+    known = load_public(problems, templates)
+    found = {}
+    for path in models:
+        task = json.loads(path.with_suffix(".json").read_text())["recipe"]["task"]
+        own = [p for p in known if p.task.name == task]
+        with LLM(path, threads=1, n_sequences=16, parallel=16) as llm:
+            for samples in (1, PUBLIC_VOTES):
+                settings = Settings("free", 900, "question", samples, temperature=1.0)
+                records = ask(llm, own, settings, work / f"public-{task}-{samples}.jsonl")
+                votes = "" if samples == 1 else f", votes over {samples}"
+                for name, span in PUBLISHED_BINS.items():
+                    row = shares([r for r in records if r.steps in span])
+                    found[f"{task} specialist{votes}: {name} steps"] = row
+    short = [p for p in known if p.steps in PUBLISHED_BINS["2-6"]]
+    if smollm is not None:
+        with LLM(smollm, threads=1, ctx_size=3584, n_sequences=16, parallel=16) as llm:
+            for mode in ("free", "json"):
+                settings = Settings(mode, 512)  # type: ignore[arg-type]
+                records = ask(llm, short, settings, work / f"public-smollm-{mode}.jsonl")
+                found[f"SmolLM2-135M, 23 tasks, {mode}: 2-6 steps"] = shares(records)
+    return found
+
+
 def picture(found: dict[str, Any], path: Path) -> None:
     """Draw PA and SM over steps."""
     from matplotlib.figure import Figure
@@ -162,17 +192,26 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("build/procbench"))
     parser.add_argument("--per-cell", type=int, default=40)
     parser.add_argument("--smollm", metavar="MODEL")
+    parser.add_argument("--public", type=Path, metavar="FILE")
+    parser.add_argument("--templates", type=Path, metavar="DIR")
+    parser.add_argument("--only-public", action="store_true", help="keep the other results")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    specialists = [
-        measure_specialist(path, options.per_cell, options.work)
-        for path in sorted(options.models.glob("*.gguf"))
-    ]
-    found: dict[str, Any] = {"learnt_steps": list(LEARNT_STEPS), "specialists": specialists}
-    if options.smollm:
-        tasks = [one["task"] for one in specialists]
-        found["smollm"] = measure_smollm(options.smollm, tasks, options.work)
-    (options.out / "procbench.json").write_text(json.dumps(found, indent=1) + "\n")
+    models = sorted(options.models.glob("*.gguf"))
+    result = options.out / "procbench.json"
+    if options.only_public:
+        found: dict[str, Any] = json.loads(result.read_text())
+    else:
+        specialists = [measure_specialist(path, options.per_cell, options.work) for path in models]
+        found = {"learnt_steps": list(LEARNT_STEPS), "specialists": specialists}
+        if options.smollm:
+            tasks = [one["task"] for one in specialists]
+            found["smollm"] = measure_smollm(options.smollm, tasks, options.work)
+    if options.public:
+        found["public"] = measure_public(
+            options.public, options.templates, models, options.smollm, options.work
+        )
+    result.write_text(json.dumps(found, indent=1) + "\n")
     picture(found, options.out / "procbench.png")
     return 0
 
