@@ -20,6 +20,7 @@ from capax.scaling.imperfect_verifiers import (
     ceiling,
     ceiling_line,
     plan,
+    trend,
     two_types,
 )
 
@@ -169,3 +170,48 @@ def test_nonsense_is_refused(ratio: float) -> None:
         Types(np.array([0.5]), np.array([0.5]), np.array([0.5]))
     with pytest.raises(ConfigError, match="two accuracies"):
         ceiling_line(np.array([0.5, 0.5]), np.array([0.1, 0.2]))
+
+
+def accepted_of(rates: np.ndarray, seed: int, drift: float = 0.0) -> tuple[np.ndarray, ...]:
+    """Draw 300 accepted answers of each task; `drift`: fall of the log odds over the attempts."""
+    rng = np.random.default_rng(seed)
+    task = np.repeat(np.arange(len(rates)), 300)
+    attempt = np.tile(np.arange(300), len(rates))
+    odds = np.log(rates / (1 - rates))[task] - drift * attempt / 300
+    return attempt, rng.random(len(task)) < 1 / (1 + np.exp(-odds)), task
+
+
+def test_no_trend_is_seen_where_each_task_has_its_own_rate() -> None:
+    """Standard normal over 60 draws, with tasks from hardly ever to nearly always right."""
+    z = [trend(*accepted_of(np.linspace(0.02, 0.98, 12), seed)).z for seed in range(60)]
+    assert abs(np.mean(z)) < 4 / np.sqrt(60)
+    assert np.std(z) == pytest.approx(1, abs=0.3)
+    assert max(map(abs, z)) < 4
+
+
+def test_attempts_that_share_a_stream_show_a_trend() -> None:
+    assert trend(*accepted_of(np.linspace(0.1, 0.9, 12), 1, drift=0.8)).z < -4
+
+
+def test_late_hard_tasks_alone_make_no_trend() -> None:
+    """Pooled, right answers get rarer with the attempt; within tasks they do not (Simpson)."""
+    attempt, right, task = accepted_of(np.array([0.9, 0.1]), 2)
+    attempt = attempt + 1000 * task  # the hard task is accepted late
+    assert np.corrcoef(attempt, right)[0, 1] < -0.5
+    assert abs(trend(attempt, right, task).z) < 4
+
+
+def test_tasks_that_are_always_right_say_nothing() -> None:
+    found = trend(np.arange(6), np.ones(6, bool), np.zeros(6, np.int64))
+    assert found == (0.0, 0, 6)
+
+
+def test_the_trend_is_that_of_all_orders() -> None:
+    """Mean and variance against every order of three right ones among six, scores uneven."""
+    from itertools import combinations
+
+    score = np.array([0, 1, 3, 4, 9, 20])
+    sums = [score[list(at)].sum() for at in combinations(range(6), 3)]
+    right = np.array([True, False, True, False, False, True])
+    expected = (score[right].sum() - np.mean(sums)) / np.std(sums)
+    assert trend(score, right, np.zeros(6, np.int64)).z == pytest.approx(expected, abs=1e-12)

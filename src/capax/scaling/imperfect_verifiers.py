@@ -223,6 +223,40 @@ def audited(n_right: int, n_wrong: int) -> tuple[float, float]:
     return a / (a + b), math.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
 
 
+class Trend(NamedTuple):
+    """A trend of right answers over attempts within tasks; `z` is standard normal without one."""
+
+    z: float
+    n_tasks: int  # with any information
+    n_accepted: int
+
+
+def trend(attempt: np.ndarray, is_right: np.ndarray, task: np.ndarray) -> Trend:
+    """Test whether answers accepted later are wrong more often, within tasks (int64 [A] each).
+
+    Cochran-Mantel-Haenszel with attempt numbers as scores: over tasks, the sum of scores of right
+    answers against its hypergeometric mean and variance. Each task's own rate is constant when its
+    attempts are independent, so a trend says that they share a stream. z is 0 without information.
+    """
+    observed = expected = variance = 0.0
+    n_tasks = 0
+    for name in np.unique(task):
+        own = task == name
+        score, right = attempt[own].astype(np.float64), is_right[own].astype(np.float64)
+        n, n_right = len(right), right.sum()
+        if n < 2 or n_right in (0, n):
+            continue
+        spread = float(((score - score.mean()) ** 2).sum())
+        if not spread:
+            continue
+        n_tasks += 1
+        observed += float(score @ right)
+        expected += n_right * score.mean()
+        variance += n_right * (n - n_right) / (n * (n - 1)) * spread
+    z = (observed - expected) / math.sqrt(variance) if variance else 0.0
+    return Trend(z, n_tasks, len(attempt))
+
+
 # --- how often to try ---------------------------------------------------------------------
 
 
