@@ -3,10 +3,12 @@
     python -m benchmarks.contention --model smollm2-135m --out benchmarks/results
 
 The same grid of queries goes to `capax serve` three times: with nothing else running, beside bursts
-of busy processes with pauses longer than the longest query, and beside processes that never pause.
-Bursts: the minimum of each cell must come near the quiet fit where the mean does not. Without
-pauses only the time per token can be had, from the gaps between streamed tokens. Writes
-`contention.json` and `contention.png`.
+of busy processes with pauses longer than the longest query, and beside processes that never pause;
+one busy process for each core. Bursts fill half of the time: the minimum of each cell must come
+near the quiet fit where the mean does not. Without pauses only the time per token can be had, from
+the gaps between streamed tokens; it is also asked of a server with one thread, whose token fits
+between two turns of its competitor. The server's own seconds of CPU say how much of the time was
+its work. Writes `contention.json` and `contention.png`.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import argparse
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,15 +28,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.run import about, find_model, keep
-from benchmarks.serving import Settings, answered, client_of
+from benchmarks.serving import Settings, answered, ready, serving
 from capax.measuring.idealized_runtime import Cell, Fit, Sample, cells, denoise, token_gap_beta
 from capax.measuring.load.http import Client
 from capax.measuring.load.workload import Length, plan_load
 
 PROMPTS, OUTPUTS = (16, 64, 128, 256), (1, 4, 8, 16)
 CONTEXT = 512
-BURST_S, PAUSE_S = (0.2, 0.6), (0.6, 1.2)  # ranges that each burst and each pause is drawn from
-N_BUSY = 4  # two for each of two cores: alone, one would only take the idle core
+BURST_S, PAUSE_S = (0.6, 1.2), (0.6, 1.2)  # ranges that each burst and each pause is drawn from
+STEADY_REPEATS = 5  # nothing is found there by repeating
 CONDITIONS = ("quiet", "bursts", "steady")
 
 
@@ -51,7 +54,7 @@ def busy(seed: int, steady: bool) -> None:
 @contextlib.contextmanager
 def load_of(condition: str) -> Iterator[None]:
     """Run the busy processes of a condition. Bursts begin and end together: same seed."""
-    n = 0 if condition == "quiet" else N_BUSY
+    n = 0 if condition == "quiet" else os.cpu_count() or 1
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=busy, args=(1, condition == "steady")) for _ in range(n)]
     try:
@@ -83,17 +86,43 @@ async def timed(client: Client, repeats: int, seed: int) -> tuple[list[Sample], 
 
 
 async def contention(settings: Settings) -> dict[str, Any]:
-    """Return the times under each kind of load."""
+    """Return the times under each kind of load, and without pauses those of one thread."""
+    found = await loaded(settings, CONDITIONS)
+    single = await loaded(settings._replace(threads=1), ("quiet", "steady"))
+    gaps = [single[condition]["token_gap_s"] for condition in ("quiet", "steady")]
+    cpu = [single[condition]["cpu_s"] for condition in ("quiet", "steady")]
+    return found | {"one_thread": {"token_gap_s": gaps, "token_gap_ratio": gaps[1] / gaps[0],
+                                   "cpu_s": cpu, "cpu_ratio": cpu[1] / cpu[0]}}  # fmt: skip
+
+
+async def loaded(settings: Settings, conditions: Sequence[str]) -> dict[str, Any]:
+    """Return the times of one server under each condition.
+
+    `cpu_s`: the server's own seconds of CPU for each repeat of the grid.
+    """
     found: dict[str, Any] = {}
-    async with client_of(settings, 1, CONTEXT) as client:
-        for seed, condition in enumerate(CONDITIONS, 1):
-            with load_of(condition):
-                samples, gaps = await timed(client, settings.rounds, seed)
-            found[condition] = {
-                "samples": [[s.p, s.o, s.seconds] for s in samples],
-                "token_gap_s": token_gap_beta(gaps, [0] * len(gaps)),
-            }
+    with serving(settings, 1, CONTEXT) as (url, process):
+        async with Client(url) as client:
+            await ready(client, process)
+            await timed(client, 1, 99)  # warms up
+            for seed, condition in enumerate(conditions, 1):
+                repeats = STEADY_REPEATS if condition == "steady" else settings.rounds
+                with load_of(condition):
+                    began_s = cpu_seconds(process.pid)
+                    samples, gaps = await timed(client, repeats, seed)
+                    spent_s = cpu_seconds(process.pid) - began_s
+                found[condition] = {
+                    "samples": [[s.p, s.o, s.seconds] for s in samples],
+                    "token_gap_s": token_gap_beta(gaps, [0] * len(gaps)),
+                    "cpu_s": spent_s / repeats,
+                }
     return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the seconds of CPU a process has used so far, all threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def judge(found: dict[str, Any]) -> None:
@@ -102,7 +131,9 @@ def judge(found: dict[str, Any]) -> None:
     for condition in CONDITIONS:
         found[condition] |= judged(_samples(found[condition]), quiet)
     found["quiet"]["beta"] = quiet.model.beta
-    found["token_gap_ratio"] = found["steady"]["token_gap_s"] / found["quiet"]["token_gap_s"]
+    for part, of in (("token_gap", "token_gap_s"), ("cpu", "cpu_s")):
+        found[f"{part}_ratio"] = found["steady"][of] / found["quiet"][of]
+    found["raw_ratio"] = found["bursts"]["mean_ratio"] / found["quiet"]["mean_ratio"]
 
 
 def judged(samples: list[Sample], quiet: Fit) -> dict[str, float]:
@@ -176,7 +207,12 @@ def main() -> int:
             f"{condition:<7} mean {part['mean_ratio']:.2f} x quiet, "
             f"denoised {part['denoised_ratio']:.2f} x (median error {part['denoised_error']:.1%})"
         )
-    print(f"steady  time between tokens {found['token_gap_ratio']:.2f} x quiet (5 % quantile)")
+    print(f"bursts  mean {found['raw_ratio']:.2f} x the quiet mean")
+    for threads, part in ((options.threads, found), (1, found["one_thread"])):
+        print(
+            f"steady  {threads} threads: time between tokens {part['token_gap_ratio']:.2f} x quiet "
+            f"(5 % quantile), the server's CPU {part['cpu_ratio']:.2f} x"
+        )
     return 0
 
 

@@ -536,11 +536,24 @@ def contention(result: dict[str, Any]) -> str:
     )
     text += (
         f"\n\nMultiples of the denoised fit with nothing else running ({result['rounds']} repeats "
-        f"of 16 cells, four busy processes on {result['machine']['cores']} cores). Under a load "
-        f"without a pause the time between tokens is {result['token_gap_ratio']:.0f} × the quiet "
-        "one even at its 5 % quantile, far more than the share of the cores that is left: likely "
-        "because the engine's two threads wait for each other many times per token."
+        f"of 16 cells, {result['threads']} threads on {result['machine']['cores']} cores"
     )
+    if "one_thread" not in result:  # measured before there was one
+        text += (
+            ", four busy processes). Under a load without a pause the time between tokens is "
+            f"{result['token_gap_ratio']:.0f} × the quiet one even at its 5 % quantile."
+        )
+    else:
+        single = result["one_thread"]
+        text += (
+            f", one busy process for each core). The mean beside bursts is "
+            f"{result['raw_ratio']:.2f} × the mean with nothing else. Under a load without "
+            "a pause the 5 % quantile of the "
+            f"time between tokens is {result['token_gap_ratio']:.2f} × the quiet one with "
+            f"{result['threads']} threads and {single['token_gap_ratio']:.2f} × with one, and the "
+            f"server's own seconds of CPU are {result['cpu_ratio']:.2f} × and "
+            f"{single['cpu_ratio']:.2f} × the quiet ones."
+        )
     return text + "\n\n![Mean and least of repeats over the quiet fit](images/contention.png)"
 
 

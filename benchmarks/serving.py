@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ Experiment = Callable[[Settings], Awaitable[dict[str, Any]]]
 
 @contextlib.contextmanager
 def serving(
-    settings: Settings, parallel: int, context: int
+    settings: Settings, parallel: int, context: int, extra: Sequence[str] = ()
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run a server; yields its base URL and its process."""
     with socket.socket() as probe:
@@ -71,7 +71,7 @@ def serving(
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "capax", "serve", str(settings.model), "--port", str(port)]
     command += ["--threads", str(settings.threads), "--parallel", str(parallel), "--quiet"]
-    command += ["--ctx-size", str(context), "--alias", "served"]
+    command += ["--ctx-size", str(context), "--alias", "served", *extra]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     try:
         yield f"http://127.0.0.1:{port}", process
@@ -81,17 +81,20 @@ def serving(
 
 
 @contextlib.asynccontextmanager
-async def client_of(settings: Settings, parallel: int, context: int) -> AsyncIterator[Client]:
+async def client_of(
+    settings: Settings, parallel: int, context: int, extra: Sequence[str] = ()
+) -> AsyncIterator[Client]:
     """A client of a server that is ready and warm."""
-    with serving(settings, parallel, context) as (url, process):
+    with serving(settings, parallel, context, extra) as (url, process):
         async with Client(url) as client:
-            await _ready(client, process)
+            await ready(client, process)
             warm_up = plan_load(random_lengths(2, 99, 64, 16), np.zeros(2), 99)
             await answered(client, warm_up)
             yield client
 
 
-async def _ready(client: Client, process: subprocess.Popen[bytes]) -> None:
+async def ready(client: Client, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server takes requests. Raises RuntimeError if it ends or takes too long."""
     deadline = time.monotonic() + READY_S
     while True:
         try:

@@ -285,6 +285,36 @@ def test_an_unstable_machine_publishes_nothing(
     assert check_stable(two_rounds(1.0)) < 0.01
 
 
+def disturbed(seed: int, factor: float) -> list[Sample]:
+    """Two rounds of seven repeats; 30 % of the queries take half as long again or more."""
+    rng = np.random.default_rng(seed)
+    return [
+        Sample(p, o, float(WITH_KAPPA.seconds(p, o) * factor**r * noise), r)
+        for r in (0, 1)
+        for p in (1, 64, 256, 512, 1024)
+        for o in (1, 2, 8, 32, 64)
+        for noise in (1 + 0.01 * rng.normal(size=7))
+        * (1 + rng.exponential(0.5, 7) * (rng.random(7) < 0.3))
+    ]
+
+
+def test_passing_disturbances_are_no_instability_and_do_not_move_the_profile() -> None:
+    differ: list[float] = []
+    off: dict[str, list[float]] = {"quartile": [], "median": []}
+    depth = 256
+    for seed in range(40):
+        samples = disturbed(seed, 1.0)
+        differ.append(check_stable(samples, within=float("inf")))
+        for by, errors in off.items():
+            model = fit(cells(samples, "median" if by == "median" else "quartile")).model
+            errors.append(model.token_seconds(depth) / WITH_KAPPA.token_seconds(depth) - 1)
+        with pytest.raises(CapaxError, match="unstable machine"):
+            check_stable(disturbed(seed, 1.10))
+    assert sum(d <= 0.05 for d in differ) >= 39
+    assert np.median(np.abs(off["quartile"])) < 0.01
+    assert np.median(np.abs(off["quartile"])) < np.median(np.abs(off["median"]))
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

@@ -134,9 +134,13 @@ def live(llm: LLM, load: Load | None = None, **settings: Any) -> Iterator[LiveSe
 
 
 @pytest.fixture(scope="module")
-def live_server(tiny_llm: LLM) -> Iterator[LiveServer]:
-    """A ready server on a free port of 127.0.0.1, for streams, disconnects and real clients."""
-    with live(tiny_llm) as server:
+def live_server(tiny_model: Path) -> Iterator[LiveServer]:
+    """A ready server on a free port of 127.0.0.1, for streams, disconnects and real clients.
+
+    It has an engine of its own: it runs beside the servers of other tests of its module, and of two
+    runners on one engine either may step, and lose, what the other one waits for.
+    """
+    with LLM(tiny_model, threads=1, n_sequences=8) as llm, live(llm) as server:
         yield server
 
 

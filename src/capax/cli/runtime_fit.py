@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Fit T(p, o) to SAMPLES of 'capax measure runtime profile'.
 
-    Refuses samples whose rounds disagree by more than 5 % in the time per token, and samples
+    A cell is the lower quartile of its repeats, since disturbances only add time. Refuses samples whose rounds disagree by more than 5 % in the time per token, and samples
     whose times their output tokens do not explain.
     """
     from capax.cli.json_files import read_json, write_json
@@ -76,7 +76,11 @@ def command(
             model=Model(name=name, digest=str(about.get("digest", ""))),
             data=data_of(samples_file, json.dumps(sorted({(s.p, s.o) for s in samples})).encode()),
             method=plain({"kv": about.get("kv")}),
-            settings={"denoise": denoise, "kappa": not no_kappa},
+            settings={
+                "cells": "min" if denoise else "quartile",
+                "denoise": denoise,
+                "kappa": not no_kappa,
+            },
             machine=plain(machine),
             versions=versions(),
             figures=runtime_figures(result, spread),
@@ -107,7 +111,7 @@ def command(
     ]  # fmt: skip
     try:
         ours, baseline = runtime.held_out_errors(
-            runtime.cells(samples, "min" if denoise else "median")
+            runtime.cells(samples, "min" if denoise else "quartile")
         )
         held_out = f"median {_middle(ours):.2%}, two constants {_middle(baseline):.2%}"
     except ConfigError:

@@ -56,7 +56,7 @@ def profile(
     rng = np.random.default_rng(seed)
     grid = list(product(sorted(set(prompts)), sorted(set(outputs))))
     for _ in range(n_warm_ups):
-        _query(llm, max(prompts), max(outputs), rng, clock)
+        time_query(llm, max(prompts), max(outputs), rng, clock)
     samples: list[Sample] = []
     for round_number in range(n_rounds):
         if round_number and pause_s:
@@ -64,13 +64,23 @@ def profile(
         for _ in range(n_repeats):
             for i in rng.permutation(len(grid)):
                 p, o = grid[i]
-                samples.append(Sample(p, o, _query(llm, p, o, rng, clock), round_number))
+                samples.append(Sample(p, o, time_query(llm, p, o, rng, clock), round_number))
                 if progress:
                     progress(len(samples), len(grid) * n_repeats * n_rounds)
     return samples
 
 
-def _query(llm: LLM, p: int, o: int, rng: np.random.Generator, clock: Callable[[], float]) -> float:
+def time_query(
+    llm: LLM,
+    p: int,
+    o: int,
+    rng: np.random.Generator,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return the seconds of one query of p random prompt tokens and exactly o output tokens.
+
+    Raises CapaxError if it had others, or if the prefix cache knew a part of the prompt.
+    """
     from capax import SamplingParams
 
     ids = rng.integers(0, llm.config.vocab_size, p).tolist()
