@@ -315,6 +315,21 @@ def verifier_ladder(result: dict[str, Any]) -> str:
     return text + ".\n\n![Ceilings and false positives](images/verifier_ladder.png)"
 
 
+def extended_tests(result: dict[str, Any]) -> str:
+    """What weak and strong tests of programs let through."""
+    total, tasks = result["total"], result["all_tasks"]
+    return (
+        f"On {result['n_tasks']} tasks of HumanEval the first two assertions kill "
+        f"{total['killed_weak']} of {total['mutants']} mutants, all assertions with 60 more inputs "
+        f"{total['killed_strong']}. The {total['canonical_passes_strong']} canonical solutions and "
+        f"{total['solution_passes_strong']} of {result['n_tasks']} written for it without them "
+        f"pass; with inputs that keep no promises {total['right_refused_without_promises']} right "
+        f"ones would be refused. {tasks['with_50_new_inputs']} of {tasks['n']} tasks have 50 new "
+        f"inputs and more, the others {tasks['fewest_new_inputs']} and more but for the "
+        f"{tasks['without_literal_call']} whose tests have no call with literals."
+    )
+
+
 def ends(rows: Sequence[Any]) -> tuple[Any, Any]:
     """Return the first and the last."""
     return rows[0], rows[-1]
@@ -726,6 +741,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "million": ("million.md", million),
     "xquant": ("xquant.md", xquant),
     "monkeys": ("repeated-sampling.md", monkeys),
+    "extended_tests": ("imperfect-verifiers.md", extended_tests),
     "verifier_ladder": ("imperfect-verifiers.md", verifier_ladder),
     "deep_fast": ("strategies.md", deep_fast),
     "strategies": ("strategies.md", strategies),
