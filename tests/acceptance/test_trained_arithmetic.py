@@ -168,3 +168,32 @@ def test_marks_learnt_from_some_equations_tell_right_from_wrong_in_others(tmp_pa
     assert calibration.marks.length < 0
     assert area.mean > 0.55
     assert area.shuffled == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_long_run_of_the_pair_says_what_holds_and_what_does_not() -> None:
+    """The committed run of `benchmarks.deep_fast`: 600 equations, 64 samples each."""
+    path = MODELS.parents[1] / "benchmarks" / "results" / "deep_fast.json"
+    found = json.loads(path.read_text())
+    direct = max(vote["accuracy"] for vote in found["direct_votes"])
+    assert found["search_votes"][0]["accuracy"] > direct + 0.1
+    assert 0.05 <= found["direct_votes"][0]["accuracy"] <= 0.6  # a task it can do a part of
+    assert found["lengths"]["n_mixed"] >= 50
+    assert found["lengths_without_capped"]["median_difference"] < 0
+    assert found["lengths_without_capped"]["p"] < 0.01
+    [first] = found["selected_16"]
+    assert first["short"] >= first["vote"] - 0.005
+    assert first["first_saves"] >= 0.25
+    area = found["marks"]["area"]
+    assert area["n_problems"] >= 100
+    assert area["low"] > 0.55
+    assert area["shuffled"] == pytest.approx(0.5, abs=0.03)
+    assert found["truncated"]["0.0"]["accuracy"] <= found["direct_votes"][0]["accuracy"] + 0.03
+    failing = [row["statement"] for row in found["statements"] if not row["holds"]]
+    # Revision beats the vote as it mends wrong answers and breaks none; truncation is not monotone.
+    assert failing == [
+        "the vote, less revision, at 89 tokens, its worst",
+        "a trace cut to 10%, less one cut to 0%",
+        "a trace cut to 50%, less one cut to 10%",
+    ]
+    assert found["revision"]["fixed"][0] > 0.5
+    assert max(found["revision"]["broken"]) < 0.01

@@ -1,0 +1,79 @@
+"""Many samples of one prompt: computed once, kept once (large-language-monkeys, 8).
+
+How much sooner they are done is `benchmarks.sampling`; no test asserts a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capax import LLM, SamplingParams
+from capax.endpoints import GenerateRequest
+from capax.endpoints.local import LocalEndpoint
+from capax.kv import PAGE_TOKENS
+from tests.models import gguf_model
+
+PROMPT, ANSWER, N = 512, 32, 32
+
+
+def prompt_of(llm: LLM, n_tokens: int) -> str:
+    """Return a text of exactly so many tokens."""
+    words = ("the", "rain", "falls", "on", "hills", "and", "roofs", "while", "we", "count", "it")
+    rng = np.random.default_rng(0)
+    text = ""
+    while len(llm.tokenizer.encode(text)) < n_tokens + 16:
+        text += " " + str(rng.choice(words))
+    for end in range(len(text), 0, -1):
+        if len(llm.tokenizer.encode(text[:end])) == n_tokens:
+            return text[:end]
+    raise AssertionError("no text has that length")
+
+
+def sampled(
+    llm: LLM,
+    n: int,
+) -> tuple[int, int, int]:
+    """Return prompt tokens computed, sampled tokens and the most pages held, for n answers."""
+    params = SamplingParams(n=n, max_tokens=ANSWER, temperature=0.8, ignore_eos=True, seed=1)
+    text = prompt_of(llm, PROMPT)
+    before = llm.engine.stats
+    base = (before.prefix_query_tokens - before.prefix_hit_tokens, before.generation_tokens)
+    most = 0
+
+    async def run() -> None:
+        nonlocal most
+        async with LocalEndpoint(llm) as endpoint:
+            asked = asyncio.ensure_future(endpoint.generate(GenerateRequest(text, params)))
+            while not asked.done():
+                most = max(most, llm.engine.stats.kv_pages_used)
+                await asyncio.sleep(0.0005)
+            assert len((await asked).choices) == n
+
+    asyncio.run(run())
+    stats = llm.engine.stats
+    computed = stats.prefix_query_tokens - stats.prefix_hit_tokens - base[0]
+    return computed, stats.generation_tokens - base[1], most
+
+
+def check(model: Path | str) -> None:
+    with LLM(model, threads=1, n_sequences=4, parallel=N, ctx_size=1024) as llm:
+        computed, new, pages = sampled(llm, N)
+    assert computed == PROMPT  # not 32 times as many
+    assert new == N * ANSWER
+    shared, own = PROMPT // PAGE_TOKENS, -(-ANSWER // PAGE_TOKENS)
+    assert shared < pages <= 1.1 * (shared + N * own)
+    unshared = N * -(-(PROMPT + ANSWER) // PAGE_TOKENS)
+    assert pages < unshared / 5
+
+
+def test_the_prompt_is_computed_and_kept_once() -> None:
+    check(gguf_model("llama", max_position_embeddings=2048))
+
+
+@pytest.mark.slow
+def test_smollm2_too(smollm2: Path) -> None:
+    check(smollm2)
