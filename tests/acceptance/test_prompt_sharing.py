@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,35 +34,35 @@ def prompt_of(llm: LLM, n_tokens: int) -> str:
     raise AssertionError("no text has that length")
 
 
-def sampled(
-    llm: LLM,
-    n: int,
-) -> tuple[int, int, int]:
+def sampled(llm: LLM, n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
     """Return prompt tokens computed, sampled tokens and the most pages held, for n answers."""
     params = SamplingParams(n=n, max_tokens=ANSWER, temperature=0.8, ignore_eos=True, seed=1)
     text = prompt_of(llm, PROMPT)
     before = llm.engine.stats
     base = (before.prefix_query_tokens - before.prefix_hit_tokens, before.generation_tokens)
-    most = 0
+    pages = []
+    step = llm.engine.step
+    store = llm.engine._store  # its counts are of now, those of `stats` may be older
+
+    def watched() -> Any:
+        found = step()
+        pages.append(store.capacity - store.n_free)
+        return found
 
     async def run() -> None:
-        nonlocal most
         async with LocalEndpoint(llm) as endpoint:
-            asked = asyncio.ensure_future(endpoint.generate(GenerateRequest(text, params)))
-            while not asked.done():
-                most = max(most, llm.engine.stats.kv_pages_used)
-                await asyncio.sleep(0.0005)
-            assert len((await asked).choices) == n
+            assert len((await endpoint.generate(GenerateRequest(text, params))).choices) == n
 
+    monkeypatch.setattr(llm.engine, "step", watched)
     asyncio.run(run())
     stats = llm.engine.stats
     computed = stats.prefix_query_tokens - stats.prefix_hit_tokens - base[0]
-    return computed, stats.generation_tokens - base[1], most
+    return computed, stats.generation_tokens - base[1], max(pages)
 
 
-def check(model: Path | str) -> None:
+def check(model: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
     with LLM(model, threads=1, n_sequences=4, parallel=N, ctx_size=1024) as llm:
-        computed, new, pages = sampled(llm, N)
+        computed, new, pages = sampled(llm, N, monkeypatch)
     assert computed == PROMPT  # not 32 times as many
     assert new == N * ANSWER
     shared, own = PROMPT // PAGE_TOKENS, -(-ANSWER // PAGE_TOKENS)
@@ -70,10 +71,10 @@ def check(model: Path | str) -> None:
     assert pages < unshared / 5
 
 
-def test_the_prompt_is_computed_and_kept_once() -> None:
-    check(gguf_model("llama", max_position_embeddings=2048))
+def test_the_prompt_is_computed_and_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(gguf_model("llama", max_position_embeddings=2048), monkeypatch)
 
 
 @pytest.mark.slow
-def test_smollm2_too(smollm2: Path) -> None:
-    check(smollm2)
+def test_smollm2_too(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(smollm2, monkeypatch)
