@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import insert
+from benchmarks.report import QUIET, insert
 
 
 def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
@@ -735,6 +735,57 @@ def complex_tasks(result: dict[str, Any]) -> str:
     )
 
 
+def runtime(result: dict[str, Any]) -> str:
+    """What a profile says of a served log, of unseen queries, and of deep caches."""
+    found = result["experiments"]
+    parts = []
+    if "served" in found:
+        parts.append(_served(found["served"]))
+    if "deep" in found:
+        deep = found["deep"]
+        ratio = deep["token_s"]["4096"] / deep["token_s"]["16"]
+        parts.append(
+            f"Prompts up to 4,032 tokens{_noise(deep)}: a token at depth 4,096 takes {ratio:.2f} × "
+            f"one at depth 16 (likelihood ratio of kappa {deep['kappa_ratio']:.0f}). The decode of "
+            "the longest outputs, predicted by a fit that has not seen them: median error "
+            f"{deep['decode']['with_kappa']:.1%}, without kappa {deep['decode']['without']:.1%}; "
+            f"whole unseen queries {deep['with_kappa']['median']:.1%} and "
+            f"{deep['without']['median']:.1%}."
+        )
+    return "\n\n".join(parts)
+
+
+def _served(found: dict[str, Any]) -> str:
+    priced, unseen, constants = found["bill"], found["held_out"], found["two_constants"]
+    rows = [
+        ["idealized over measured, sums", f"{priced['ratio']:.3f}", "0.9 to 1.1"],
+        ["the same over the engine's own time", f"{priced['ratio_to_engine']:.3f}", ""],
+        ["median error of one request", f"{priced['median_error']:.1%}", "15 %"],
+        ["outside the engine, per request", f"{1e3 * priced['fixed_s']:.2f} ms", ""],
+        ["unseen queries: median error", f"{unseen['median']:.1%}", "5 %"],
+        ["unseen queries: 90th percentile", f"{unseen['p90']:.1%}", "12 %"],
+        ["two constants: median error", f"{constants['median']:.1%}", "more than the profile"],
+        ["rounds differ in the time per token", f"{found['rounds']['differ']:.1%}", "5 %"],
+        ["profiling", f"{found['profiling_s']:.0f} s", ""],
+        ["as long as so many queries of (91, 128), ten times each",
+         f"{found['break_even_queries']:.0f}", "100"],
+    ]  # fmt: skip
+    tails = ", ".join(f"({p}, {o}) {e:.1%}" for p, o, _, e in unseen["cells"])
+    return (
+        f"{table(['', 'measured', 'asked for'], rows)}\n\n{priced['n_requests']} "
+        f"requests in the log, {sum(priced['left_out'].values())} left out"
+        f"{_noise(found)}. Unseen queries (p, o): {tails}."
+    )
+
+
+def _noise(found: dict[str, Any]) -> str:
+    """Say that others kept the cores busy, where they did."""
+    busy = float(found["machine"]["busy_share_before"])
+    return (
+        f" (**others kept {busy:.0%} of the cores busy: no measurement**)" if busy > QUIET else ""
+    )
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
@@ -753,6 +804,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "trained_swarm": ("swarm.md", trained_swarm),
     "swarm_liars": ("swarm.md", swarm_liars),
     "contention": ("idealized-runtime.md", contention),
+    "runtime": ("idealized-runtime.md", runtime),
 }
 
 

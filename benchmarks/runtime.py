@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.run import about, find_model, keep
-from benchmarks.serving import READY_S, Settings, answered, client_of
+from benchmarks.serving import N_WARM_UPS, READY_S, Settings, answered, client_of
 from capax import LLM
 from capax.errors import CapaxError
 from capax.measuring.idealized_runtime import (
@@ -99,15 +99,15 @@ async def served(settings: Settings) -> dict[str, Any]:
         path = Path(folder) / "requests.jsonl"
         extra = ["--request-log", str(path)]
         async with client_of(settings, 1, CONTEXT, extra) as client:
-            n_before = len(list(read_log(path)))  # the client's warm-up
+            await written(path, N_WARM_UPS)
             n_turns = 2 * settings.rounds
             for turn in range(n_turns):
                 round_number = turn // settings.rounds
                 samples += timed(llm, GRID, 1, turn, round_number)
                 unseen += timed(llm, HELD_OUT, 1, 100 + turn, round_number)
                 await answered(client, requests[turn::n_turns])
-            await written(path, n_before + N_REQUESTS)
-        log = list(read_log(path))[n_before:]
+            await written(path, N_WARM_UPS + N_REQUESTS)
+        log = list(read_log(path))[N_WARM_UPS:]
     result = fit(cells(samples))
     return {
         "samples": samples_document(samples, "served", {})["samples"],

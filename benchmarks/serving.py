@@ -40,6 +40,7 @@ from capax.measuring.load.workload import (
 )
 
 READY_S = 120.0
+N_WARM_UPS = 2  # requests of a new client
 # Clients at a time and how many requests they make: a few seconds each on two cores.
 CLIENTS = {1: 12, 4: 40, 16: 96, 64: 192}
 MOST_PROMPT, MOST_ANSWER = 512, 128
@@ -88,7 +89,7 @@ async def client_of(
     with serving(settings, parallel, context, extra) as (url, process):
         async with Client(url) as client:
             await ready(client, process)
-            warm_up = plan_load(random_lengths(2, 99, 64, 16), np.zeros(2), 99)
+            warm_up = plan_load(random_lengths(N_WARM_UPS, 99, 64, 16), np.zeros(N_WARM_UPS), 99)
             await answered(client, warm_up)
             yield client
 

@@ -34,7 +34,9 @@ def command(
 ) -> None:
     """Fit T(p, o) to SAMPLES of 'capax measure runtime profile'.
 
-    A cell is the lower quartile of its repeats, since disturbances only add time. Refuses samples whose rounds disagree by more than 5 % in the time per token, and samples
+    A cell is the lower quartile of its repeats, since disturbances only add time.
+
+    Refuses samples whose rounds disagree by more than 5 % in the time per token, and samples
     whose times their output tokens do not explain.
     """
     from capax.cli.json_files import read_json, write_json
