@@ -87,6 +87,28 @@ def knowledge(result: dict[str, Any]) -> str:
     return text + "\n\n![Bits known, and lost by encodings](images/knowledge.png)"
 
 
+def random_strings(result: dict[str, Any]) -> str:
+    """What was stored of strings that cannot be guessed."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in result["rows"]:
+            yield [
+                f"{row['strings']:,}",
+                f"{row['n_parameters'] / 1e3:.1f} K",
+                f"{row['exposures']:.0f}",
+                f"{row['bits_there_are'] / row['n_parameters']:.2f}",
+                f"{row['bits_per_parameter']:.2f}",
+                f"{row['bits'] / row['n_parameters_without_embedding']:.2f}",
+                f"{row['bits'] / row['bits_there_are']:.1%}",
+                f"{row['gain_of_last_1000_steps']:.1%}",
+            ]
+
+    head = ["strings", "parameters", "exposures", "bits per parameter there are", "stored"]
+    head += ["stored, without embedding", "share", "gain of the last 1,000 steps"]
+    text = table(head, rows())
+    return text + "\n\n![Bits of random strings stored](images/random_strings.png)"
+
+
 def million(result: dict[str, Any]) -> str:
     """Losses of product codes and of plain codes of as many bits, on texts of two domains."""
     texts = list(result["losses"])
@@ -789,6 +811,7 @@ def _noise(found: dict[str, Any]) -> str:
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
+    "random_strings": ("knowledge-capacity.md", random_strings),
     "million": ("million.md", million),
     "xquant": ("xquant.md", xquant),
     "monkeys": ("repeated-sampling.md", monkeys),
