@@ -102,7 +102,7 @@ def _choice(body: MessagesRequest) -> tuple[Any, bool | None]:
     is_parallel = not given.get("disable_parallel_tool_use", False)
     if kind == "tool":
         return {"type": "function", "function": {"name": given.get("name")}}, is_parallel
-    if kind not in _CHOICES:
+    if not isinstance(kind, str) or kind not in _CHOICES:
         raise invalid(
             f"tool_choice.type is {show(kind)} but must be auto, any, tool or none",
             param="tool_choice",
@@ -193,7 +193,7 @@ def _text(content: Any, name: str) -> str:
 
 def _text_of(block: Any, name: str) -> str:
     kind = block.get("type") if isinstance(block, Mapping) else None
-    if kind in _MEDIA:
+    if isinstance(kind, str) and kind in _MEDIA:
         raise ApiError(501, f"{name} has {kind!r} blocks but this model reads text only")
     if kind != "text" or not isinstance(block.get("text"), str):
         raise invalid(

@@ -174,9 +174,12 @@ def _add_item(messages: list[dict[str, Any]], item: Mapping[str, Any], name: str
         }
         messages.append(result)
     elif kind == "reasoning":
+        parts = item.get("content") or []
+        if not isinstance(parts, list):
+            raise invalid(f"{name}.content must be a list of parts", param="input")
         text = "\n".join(
             part["text"]
-            for part in item.get("content") or []
+            for part in parts
             if isinstance(part, Mapping) and isinstance(part.get("text"), str)
         )
         messages.append({"role": "assistant", "reasoning_content": text})
