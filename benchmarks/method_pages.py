@@ -808,6 +808,33 @@ def _noise(found: dict[str, Any]) -> str:
     )
 
 
+def kept_rounds(result: dict[str, Any]) -> str:
+    """Milliseconds of rounds with what was read kept, and read again."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in result["rounds"]:
+            kept, again = row["kept"], row["again"]
+            yield [
+                f"{row['round']}", f"{row['history']:,}", f"{kept['prefilled']:,.0f}",
+                f"{1e3 * kept['seconds']:,.0f}", f"{1e3 * again['seconds']:,.0f}",
+                f"{again['seconds'] / kept['seconds']:.1f}",
+            ]  # fmt: skip
+
+    head = ["round", "history", "read, kept", "ms, kept", "ms, read again", "ratio"]
+    return (
+        table(head, rows())
+        + f"\n\n{Path(result['model']).stem} on {result['threads']} threads ({result['isa']}), "
+        f"{result['appended']} tokens appended and {result['new']} written in each round, medians "
+        f"of {result['repeats']} chains, both in turn; "
+        f"{result['machine']['busy_share_before']:.0%} of the cores were busy with other work before. With everything kept round 8 takes "
+        f"{result['wall_growth']:.2f} × of round 2 (aim: below 1.3), and the time of a new token "
+        f"grows {result['per_token_over_bytes']:.2f} × as much as the bytes it reads (aim: at most "
+        f"1.15); reading again costs {min(result['again_over_kept']):.1f} × at least (aim: 2). "
+        "Both gave the same tokens (`python -m benchmarks.kept_rounds`).\n\n"
+        "![Time of a round, kept and read again](images/kept_rounds.png)"
+    )
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
@@ -824,6 +851,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sampling": ("repeated-sampling.md", sampling),
     "procbench": ("procbench.md", procbench),
     "complex_tasks": ("complex-tasks.md", complex_tasks),
+    "kept_rounds": ("saturation.md", kept_rounds),
     "trained_swarm": ("swarm.md", trained_swarm),
     "swarm_liars": ("swarm.md", swarm_liars),
     "contention": ("idealized-runtime.md", contention),

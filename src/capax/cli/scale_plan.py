@@ -15,6 +15,7 @@ from capax.files.picture import has_matplotlib, require_matplotlib, save_picture
 if TYPE_CHECKING:
     from capax.scaling.coverage import Counts
     from capax.scaling.rethinking import Chains
+    from capax.scaling.run_costs import UnitCost
     from capax.scaling.saturation_plan import Chosen, Plan
 
 
@@ -44,9 +45,12 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--compare", "chains_file", type=click.Path(path_type=Path), metavar="CHAINS",
-    help="Say at which budgets rounds, of this JSONL file, beat samples.",
+    help="Say at which budgets rounds, of this run or JSONL file, beat samples.",
 )  # fmt: skip
-@click.option("--round-tokens", type=float, metavar="N", help="Tokens of a round of --compare.")
+@click.option(
+    "--round-tokens", type=float, metavar="N",
+    help="Tokens of a round of --compare. Default: the mean of the run.",
+)  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the curve.")
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -70,27 +74,31 @@ def command(
 ) -> None:
     """Say how many units PILOT makes worth buying.
 
-    PILOT is a run of 'capax scale sample' or 'rounds', or JSONL with
-    {"id", "outcomes": [true, false]} per problem (or per chain of rounds). A problem counts as
-    solved if any unit is right: a vote would not follow these curves, and is refused.
+    PILOT is a run of 'capax scale sample' or 'rounds', whose kept times give the cost in seconds,
+    or JSONL with {"id", "outcomes": [true, false]} per problem (or per chain of rounds). A problem
+    counts as solved if any unit is right: a vote would not follow these curves, and is refused.
     """
     from capax.scaling.coverage import Counts
     from capax.scaling.saturation_plan import plan as plan_of
     from capax.scaling.saturation_plan import threshold_of
 
-    data, tokens = _read(pilot, mode)
-    tokens = tokens if unit_tokens is None else unit_tokens
+    data, cost = _read(pilot, mode)
+    tokens = unit_tokens if unit_tokens is not None else _tokens(cost)
     threshold = threshold_of(0.01 if eps is None and price is None else eps, price, tokens)
-    made = plan_of(data, threshold, model=model, rule=rule, selector=selector, unit_tokens=tokens)
+    made = plan_of(
+        data, threshold, model=model, rule=rule, selector=selector, unit_tokens=tokens, cost=cost
+    )
     report = made.to_dict()
     rows: list[Chosen] = []
     if chains_file is not None:
-        if not isinstance(data, Counts) or tokens is None or round_tokens is None:
+        chains, of_round = _read(chains_file, "sequential")
+        per_round = round_tokens if round_tokens is not None else _tokens(of_round)
+        if not isinstance(data, Counts) or tokens is None or per_round is None:
             raise ConfigError(
-                "--compare needs a pilot of samples, --unit-tokens (a run has its own) and "
-                "--round-tokens"
+                "--compare needs a pilot of samples, --unit-tokens and --round-tokens; runs have "
+                "their own tokens"
             )
-        rows = _compare(data, chains_file, model, (tokens, round_tokens))
+        rows = _compare(data, chains, model, (tokens, per_round))
         report["compare"] = [row._asdict() for row in rows]
     if plot is not None:
         _draw(plot, data, made)
@@ -102,32 +110,32 @@ def command(
     _print(made, rows)
 
 
-def _read(pilot: Path, mode: Any) -> tuple[Counts | Chains, float | None]:
-    """Return the outcomes and, of a run, the tokens of a sample."""
+def _read(pilot: Path, mode: Any) -> tuple[Counts | Chains, UnitCost | None]:
+    """Return the outcomes and, of a run, what a unit took."""
+    from capax.scaling.rounds import load_chains
+    from capax.scaling.run_costs import unit_cost
     from capax.scaling.sampling import load
     from capax.scaling.saturation_plan import read_outcomes
 
     if not pilot.is_dir():
         return read_outcomes(pilot, mode), None
-    if mode != "parallel":
-        from capax.scaling.rounds import load_chains
+    data = load(pilot).counts if mode == "parallel" else load_chains(pilot)
+    return data, unit_cost(pilot)
 
-        return load_chains(pilot), None
-    outcome = load(pilot)
-    mean = outcome.mean_new_tokens
-    return outcome.counts, None if mean != mean else mean
+
+def _tokens(cost: UnitCost | None) -> float | None:
+    return None if cost is None else cost.tokens
 
 
 def _compare(
-    counts: Counts, chains_file: Path, model: Any, costs: tuple[float, float]
+    counts: Counts, chains: Counts | Chains, model: Any, costs: tuple[float, float]
 ) -> list[Chosen]:
     import numpy as np
 
     from capax.scaling.rethinking import Chains
     from capax.scaling.saturation import fit
-    from capax.scaling.saturation_plan import compare, read_outcomes, rounds_at_risk
+    from capax.scaling.saturation_plan import compare, rounds_at_risk
 
-    chains = read_outcomes(chains_file, "sequential")
     assert isinstance(chains, Chains)  # what the mode asks for
     budgets = np.geomspace(min(costs), 32 * max(costs), 12).tolist()
     return compare(fit(counts, model), fit(rounds_at_risk(chains), model), costs, budgets)
@@ -143,7 +151,10 @@ def _print(made: Plan, rows: list[Chosen]) -> None:
         f"eps {made.eps:g}, rule {made.rule}"
     )
     tokens = "" if made.expected_tokens is None else f", {made.expected_tokens:,.0f} tokens each"
-    click.echo(f"expected {made.expected_accuracy:.4f} by selector {made.selector}{tokens}")
+    seconds = "" if made.expected_seconds is None else f", {made.expected_seconds:,.3g} s each"
+    click.echo(
+        f"expected {made.expected_accuracy:.4f} by selector {made.selector}{tokens}{seconds}"
+    )
     if made.rounds is not None:
         two = made.rounds["two_state"]
         click.echo(
@@ -151,6 +162,11 @@ def _print(made: Plan, rows: list[Chosen]) -> None:
             f"right {made.rounds['ever_right'][-1]:.4f}, last answer right "
             f"{made.rounds['last_right'][-1]:.4f}"
         )
+        for number, took in enumerate(made.rounds["cost"] or [], 1):
+            click.echo(
+                f"round {number}: {took['seconds']:.3g} s, {took['prefilled_tokens']:,.0f} tokens "
+                f"read, {took['new_tokens']:,.0f} new"
+            )
     for row in rows:
         click.echo(
             f"{row.tokens:>10,.0f} tokens: samples {row.parallel:.4f}, rounds "

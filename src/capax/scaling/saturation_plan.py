@@ -19,6 +19,7 @@ import numpy as np
 from capax.errors import ConfigError
 from capax.scaling.coverage import Counts
 from capax.scaling.rethinking import Chains, constancy, fit_two_state, hazards
+from capax.scaling.run_costs import UnitCost
 from capax.scaling.saturation import (
     MAX_UNITS,
     Curve,
@@ -42,6 +43,7 @@ WIDE = 4.0  # ratio of the ends of an interval beyond which the pilot is too sma
 class Plan:
     """What to buy. Curves and accuracy are of the named selector; tokens are expected per problem.
 
+    `expected_seconds`: per problem too, at the pace of the pilot; of rounds, one after another.
     `n_star`: 0 if not even the first unit pays its price; then one unit is the plan all the same.
     """
 
@@ -61,6 +63,7 @@ class Plan:
     warnings: list[str]
     fitted_ceiling: dict[str, float] | None = None
     rounds: dict[str, Any] | None = None
+    expected_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""
@@ -91,13 +94,15 @@ def plan(
     f_max: float = 1.0,
     selector: str = "oracle",
     unit_tokens: float | None = None,
+    cost: UnitCost | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Plan:
     """Return how many units the pilot says are worth buying at a gain of `eps` each.
 
     Chains are fitted as their hazards say: each round at risk is one draw of its problem's coin.
-    The interval is the 5 to 95 % range over resampled problems. Raises ConfigError for a pilot
+    The interval is the 5 to 95 % range over resampled problems. `cost`: what units of the pilot
+    took, for seconds. Raises ConfigError for a pilot
     without any success, and for a selector that votes.
     """
     refuse_votes(selector)
@@ -137,8 +142,15 @@ def plan(
         None if unit_tokens is None else unit_tokens * units,
         warnings,
         ceiling,
-        _rounds_of(pilot, eps) if isinstance(pilot, Chains) else None,
+        _rounds_of(pilot, eps, cost) if isinstance(pilot, Chains) else None,
+        None if cost is None else _seconds(pilot, cost, units),
     )
+
+
+def _seconds(pilot: Counts | Chains, cost: UnitCost, units: int) -> float | None:
+    if isinstance(pilot, Chains):
+        return cost.chain_seconds(units)
+    return None if cost.seconds is None else cost.seconds * units
 
 
 def rounds_at_risk(chains: Chains) -> Counts:
@@ -190,7 +202,7 @@ def _warnings(
     return warnings
 
 
-def _rounds_of(chains: Chains, eps: float) -> dict[str, Any]:
+def _rounds_of(chains: Chains, eps: float, cost: UnitCost | None) -> dict[str, Any]:
     """Return hazards, their test, and both readings: ever right and last answer right."""
     found, states = hazards(chains), fit_two_state(chains)
     test = constancy(found)
@@ -203,6 +215,7 @@ def _rounds_of(chains: Chains, eps: float) -> dict[str, Any]:
         "two_state": states._asdict(),
         "ever_right": chains.ever_right().tolist(),
         "last_right": chains.last_right().tolist(),
+        "cost": [asdict(round_cost) for round_cost in cost.rounds] if cost else None,
         "last_saturation": states.last_saturation(eps) if states.q01 + states.q10 < 2 else None,
     }
 

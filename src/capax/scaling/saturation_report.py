@@ -35,6 +35,8 @@ def plan_page(
     ]
     if made.expected_tokens is not None:
         facts.insert(1, ("expected tokens", f"{made.expected_tokens:,.0f} for each problem"))
+    if made.expected_seconds is not None:
+        facts.append(("expected seconds", f"{made.expected_seconds:,.3g} for each problem"))
     if made.rounds is not None:
         two = made.rounds["two_state"]
         facts.append(("a wrong answer is corrected", f"{two['q01']:.1%} of rounds"))
