@@ -2,10 +2,11 @@
 
     AB 12AC 7AD 30BC 4BD 9CD 15!AD:       a graph, and a road that no shortest tour takes
 
-`TspDirect` answers at once, `TspSearch` after some tours with the sum of their roads so far, of
-which it takes the shortest:
+`TspDirect` answers at once, `TspSearch` after three tours, of which it takes the shortest. At every
+city it lists the free ones with the roads to them, "!" for one that is ruled out, then where it
+goes, and the sum so far; after the tours comes the least sum:
 
-     B 12 12 D 9 21 C 15 36 A 7 43; C 7 7 ... ;<final_answer>{'Path': '0->2->...->0'}</final_answer>
+     B 12 C 7 D!->2 7 B 15 D 15->1 22 D 9->3 31 A!...; ...; 43<final_answer>{'Path': '0->2...
 
 The chat template of the model file makes that prompt out of the generated one and of the hints that
 `OracleCritic` gives, so the models play what the commands ask anybody.
@@ -27,12 +28,13 @@ from capax.scaling.complex.tsp import Tsp, draw_weights
 if TYPE_CHECKING:
     from capax.training.records import Record
 
-LEARNT_CITIES = {4: 0.1, 5: 0.2, 6: 0.3, 7: 0.25, 8: 0.15}  # share of the records
+LEARNT_CITIES = {4: 0.15, 5: 0.25, 6: 0.35, 7: 0.25}  # share of the records
 MOST_CITIES = 11
-LONGEST = 255  # sums above are written as this
+MOST_WEIGHT = 80
+TRIED = 3  # tours of a search
 HINTED = 0.4  # share of records with hints
 MOST_HINTS = 6
-WARMTH = 0.1  # of the draw of tours, in lengths of the shortest
+WARMTH = 0.04  # of the draw of tours, in lengths of the shortest
 _CITIES = "ABCDEFGHIJK"
 _OPEN, _CLOSE = "<final_answer>{'Path': '0", "'}</final_answer>"
 
@@ -61,12 +63,12 @@ def _pair(a: int, b: int) -> str:
 def _vocabulary() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Return tokens, and the merges that make those of a prompt out of characters."""
     pairs = [(a, b) for a, b in combinations(_CITIES, 2)]
-    weights = [str(w) for w in range(81)]
+    weights = [str(w) for w in range(MOST_WEIGHT + 1)]
     merges = [*pairs, *((w[0], w[1]) for w in weights[10:]), *((" ", w) for w in weights)]
     tokens = [
         " ", "!", ":", ";", *"0123456789", *_CITIES,
-        *(a + b for a, b in merges), *(f" {s}" for s in range(81, LONGEST + 1)),
-        *(f" {c}" for c in _CITIES), *(f"->{i}" for i in range(MOST_CITIES)), _OPEN, _CLOSE,
+        *(a + b for a, b in merges), *(f" {c}" for c in _CITIES),
+        *(f"->{i}" for i in range(MOST_CITIES)), _OPEN, _CLOSE,
     ]  # fmt: skip
     return tuple(tokens), tuple(merges)
 
@@ -142,17 +144,28 @@ def _takes(tours: np.ndarray, road: tuple[int, int]) -> np.ndarray:
     return np.asarray(there.any(axis=1))
 
 
-def _answer(tour: np.ndarray) -> list[str]:
+def _answer(tour: Sequence[int]) -> list[str]:
     return [_OPEN, *(f"->{city}" for city in tour[1:]), "->0", _CLOSE]
 
 
-def _walk(weights: np.ndarray, tour: np.ndarray) -> list[str]:
-    """Return a tour as cities, each with the road to it and the sum so far."""
-    tokens, total = [], 0
-    for a, b in pairwise([*tour, 0]):
-        total += int(weights[a, b])
-        tokens += [f" {_CITIES[b]}", f" {weights[a, b]}", f" {min(total, LONGEST)}"]
+def _walk(weights: np.ndarray, tour: Sequence[int], hints: Sequence[tuple[int, int]]) -> list[str]:
+    """Return a tour: at each city the free ones with the roads there, the next city, the sum."""
+    tokens: list[str] = []
+    total, free = 0, set(tour[1:])
+    for here, there in pairwise([*tour, 0]):
+        for city in sorted(free) or [0]:
+            is_out = (min(here, city), max(here, city)) in hints
+            tokens += [f" {_CITIES[city]}", "!" if is_out else f" {weights[here, city]}"]
+        total += int(weights[here, there])
+        tokens += [f"->{there}", *_sum(total)]
+        free.discard(there)
     return [*tokens, ";"]
+
+
+def _sum(total: int) -> list[str]:
+    """Return tens and units, two tokens that read as a number."""
+    tens = total // 10
+    return [f" {tens}" if tens else " ", str(total % 10)]
 
 
 @dataclass(frozen=True)
@@ -170,7 +183,7 @@ class TspDirect:
         from capax.training.records import END, Record
 
         weights, lengths, hints, _ = _question(rng)
-        tours = all_tours(len(weights))
+        tours = all_tours(len(weights)).tolist()
         best = rng.choice(np.flatnonzero(lengths == lengths.min()))
         return Record(prompt_of(weights, hints), [*_answer(tours[best]), END])
 
@@ -186,16 +199,17 @@ class TspSearch:
     chat_template: str = TEMPLATE
 
     def record(self, rng: np.random.Generator) -> Record:
-        """Return a graph that is not held out, two tours fewer than cities, and the shortest."""
+        """Return a graph that is not held out, some tours that hints allow, and the shortest."""
         from capax.training.records import END, Record
 
         weights, lengths, hints, left = _question(rng)
         open_ = np.flatnonzero(left)
-        tried = open_[drawn_order(lengths[open_], rng, len(weights) - 2)]
-        tours = all_tours(len(weights))
+        tried = open_[drawn_order(lengths[open_], rng, TRIED)]
+        tours = all_tours(len(weights)).tolist()
         best = tried[lengths[tried].argmin()]
-        trace = [token for i in tried for token in _walk(weights, tours[i])]
-        return Record(prompt_of(weights, hints), [*trace, *_answer(tours[best]), END])
+        trace = [token for i in tried for token in _walk(weights, tours[i], hints)]
+        answer = [*_sum(int(lengths[best])), *_answer(tours[best]), END]
+        return Record(prompt_of(weights, hints), [*trace, *answer])
 
 
 def _question(
