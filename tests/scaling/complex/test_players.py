@@ -11,11 +11,11 @@ import pytest
 
 from capax import LLM
 from capax.endpoints import Message
-from capax.errors import CapaxError, ConfigError
+from capax.errors import CapaxError
 from capax.files.chat_template import encode_chat
 from capax.files.tokenizer import Tokenizer
 from capax.scaling.complex import Instance, family_named, generate, three_sat, tsp
-from capax.scaling.complex.players import PLAYERS, formulas, player_named, tours
+from capax.scaling.complex.players import PLAYERS, SECOND, formulas, tours
 from capax.scaling.complex.players.held_out import held_out, is_held_out, key_of
 from capax.training.records import END, Record
 
@@ -156,9 +156,15 @@ def test_held_out_tasks_differ_and_are_an_eighth() -> None:
     assert 0.07 < np.mean([is_held_out(i.key) for i in drawn]) < 0.19
 
 
-def test_another_player_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there is no player 'chess'"):
-        player_named("chess")
+def test_later_only_the_choice_between_tours_is_learnt() -> None:
+    rng = np.random.default_rng(5)
+    ((name, player),) = SECOND.items()
+    assert player.tokens == PLAYERS[name].tokens
+    given = [r for r in (player.record(rng) for _ in range(100)) if ";" in r.prompt]
+    assert 70 < len(given) < 98
+    for record in given:
+        lengths = [int(t.split()[-1]) for t in "".join(record.prompt).split(":")[1].split(";")[:-1]]
+        assert int("".join(record.answer).partition("<")[0]) == min(lengths)
 
 
 def dialogue(instance: Instance, hints: list[str]) -> list[Message]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from capax.errors import ConfigError
 from capax.scaling.complex.players.formulas import SatDirect, SatSearch
 from capax.scaling.complex.players.tours import TspDirect, TspSearch
 
@@ -14,11 +13,5 @@ PLAYERS: Mapping[str, Player] = {
     player.name: player for player in (TspDirect(), TspSearch(), SatDirect(), SatSearch())
 }
 
-
-def player_named(name: str) -> Player:
-    """Return a player. Raises ConfigError for an unknown one."""
-    try:
-        return PLAYERS[name]
-    except KeyError:
-        known = ", ".join(PLAYERS)
-        raise ConfigError(f"there is no player {name!r:.60}; known are {known}") from None
+# What a player learns next, from the model it is by then.
+SECOND: Mapping[str, Player] = {"tsp-search": TspSearch(compared=0.85)}

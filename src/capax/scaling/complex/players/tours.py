@@ -190,13 +190,17 @@ class TspDirect:
 
 @dataclass(frozen=True)
 class TspSearch:
-    """Tours after a look at some."""
+    """Tours after a look at some. `compared`: share of records whose tours are given.
+
+    Of those only the choice is learnt, which is a few tokens of a whole search and comes late.
+    """
 
     name: str = "tsp-search"
     tokens: Sequence[str] = _TOKENS
     merges: Sequence[tuple[str, str]] = _MERGES
     context_len: int = 512
     chat_template: str = TEMPLATE
+    compared: float = 0.0
 
     def record(self, rng: np.random.Generator) -> Record:
         """Return a graph that is not held out, some tours that hints allow, and the shortest."""
@@ -209,6 +213,8 @@ class TspSearch:
         best = tried[lengths[tried].argmin()]
         trace = [token for i in tried for token in _walk(weights, tours[i], hints)]
         answer = [*_sum(int(lengths[best])), *_answer(tours[best]), END]
+        if self.compared and rng.random() < self.compared:
+            return Record([*prompt_of(weights, hints), *trace], answer)
         return Record(prompt_of(weights, hints), [*trace, *answer])
 
 
