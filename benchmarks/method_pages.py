@@ -826,12 +826,86 @@ def kept_rounds(result: dict[str, Any]) -> str:
         + f"\n\n{Path(result['model']).stem} on {result['threads']} threads ({result['isa']}), "
         f"{result['appended']} tokens appended and {result['new']} written in each round, medians "
         f"of {result['repeats']} chains, both in turn; "
-        f"{result['machine']['busy_share_before']:.0%} of the cores were busy with other work before. With everything kept round 8 takes "
+        f"{result['machine']['busy_share_before']:.0%} of the cores were busy with other work "
+        "before. With everything kept round 8 takes "
         f"{result['wall_growth']:.2f} × of round 2 (aim: below 1.3), and the time of a new token "
         f"grows {result['per_token_over_bytes']:.2f} × as much as the bytes it reads (aim: at most "
         f"1.15); reading again costs {min(result['again_over_kept']):.1f} × at least (aim: 2). "
         "Both gave the same tokens (`python -m benchmarks.kept_rounds`).\n\n"
         "![Time of a round, kept and read again](images/kept_rounds.png)"
+    )
+
+
+def players(result: dict[str, Any]) -> str:
+    """Trained players by what five samples show, then rounds and trends."""
+    things = {"tsp": ("tours", "cities"), "3sat": ("formulas", "variables")}
+
+    def rows() -> Iterator[list[str]]:
+        for family, found in result["families"].items():
+            name, unit = things[family]
+            for kind, player in found["players"].items():
+                by_level = [(f"{v} {unit}", row) for v, row in player["by_level"].items()]
+                low, *_, high = found["learnt_levels"]
+                for label, row in [(f"{low} to {high} {unit}", player["learnt"]), *by_level]:
+                    shares = (row[k] for k in ("worst", "average", "majority", "best", "blind"))
+                    yield [
+                        f"{name}, {kind}, {label}", *(f"{share:.1%}" for share in shares),
+                        f"{row['format_failure_rate']:.1%}", f"{row['tokens_mean']:.0f}",
+                    ]  # fmt: skip
+
+    head = ["player, level", "worst", "average", "vote", "best", "blind best", "unreadable",
+            "tokens"]  # fmt: skip
+    text = (
+        f"{table(head, rows())}\n\n{result['families']['tsp']['per_level']} held-out tours and "
+        f"{result['families']['3sat']['per_level']} formulas of each level, "
+        f"{result['repeats']} samples each at temperature {result['temperature']:g}. Blind best is "
+        "that of as many uniform guesses."
+    )
+    for family, found in result["families"].items():
+        text += "\n\n" + _players_of(result, found, *things[family])
+    return text + "\n\n![Difficulty, samples, rounds](images/players.png)"
+
+
+def _players_of(result: dict[str, Any], found: dict[str, Any], name: str, unit: str) -> str:
+    """Return rounds of a family as a table, and its gap and trends as sentences."""
+
+    def rows() -> Iterator[list[str]]:
+        for kind, player in found["players"].items():
+            for row, mute in zip(
+                *(player["sequential"][c] for c in ("oracle", "mute")), strict=True
+            ):
+                if row["calls"] in (1, 2, 4, 8):
+                    shares = (
+                        row["sequential"], mute["sequential"], row["parallel"],
+                        row["parallel_without_repeats"],
+                    )  # fmt: skip
+                    cells = [f"{share:.1%}" for share in shares]
+                    yield [f"{kind}, {row['calls']}", *cells, f"{row['answer_tokens']:.0f}"]
+
+    levels = found["levels_in_rounds"]
+    head = [f"{name}, {levels[0]} to {levels[-1]} {unit}: calls", "with hints", 'told "wrong"',
+            "independent", "without repeats", "tokens with hints"]  # fmt: skip
+    value, low, high = found["gap"]
+    search, most = found["players"]["search"], result["samples"]
+    gains = ", ".join(
+        f"{level}: {row['gain']:.2f} ({row['best'][-1]:.2f}, guesses {row['blind'][-1]:.2f})"
+        for level, row in search["by_level_whole"].items()
+    )
+    trend = search["spearman_with_level"]
+    constants = "".join(
+        f' Always answering "{answer}" scores {score:.1%}.'
+        for answer, score in search["constant_answers"].items()
+    )
+    for kind, player in found["players"].items():
+        shares = [f"{share:.1%} of the {what}" for what, share in player["by_truth"].items()]
+        if shares:
+            constants += f" By {kind} {' and '.join(shares)} ones are right."
+    return (
+        f"{table(head, rows())}\n\nThe gap, average of search less best of {result['repeats']} of "
+        f"direct, is {value:+.1%} ({low:+.1%} to {high:+.1%}, 95 % over tasks). What {most} "
+        f"samples of search add to their average, with best of {most} in brackets, by {unit}: "
+        f"{gains}. Rank correlation with the level: accuracy {trend['accuracy']:.2f}, tokens on "
+        f"learnt levels {trend['tokens_learnt']:.2f}.{constants}"
     )
 
 
@@ -851,6 +925,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sampling": ("repeated-sampling.md", sampling),
     "procbench": ("procbench.md", procbench),
     "complex_tasks": ("complex-tasks.md", complex_tasks),
+    "players": ("complex-tasks.md", players),
     "kept_rounds": ("saturation.md", kept_rounds),
     "trained_swarm": ("swarm.md", trained_swarm),
     "swarm_liars": ("swarm.md", swarm_liars),

@@ -39,10 +39,10 @@ from capax.scaling.sampling import SamplePlan, sample
 from capax.scaling.tasks import Task, read_tasks
 
 LEARNT = {"tsp": LEARNT_CITIES, "3sat": LEARNT_VARIABLES}
-IN_ROUNDS = {"tsp": (6, 7, 8), "3sat": (5, 6, 7, 8)}
+IN_ROUNDS = {"tsp": (6, 7), "3sat": (5, 6, 7, 8)}
 REPEATS, SAMPLES, ROUNDS, SEEDS = 5, 256, 8, 4
-PER_LEVEL = 24
-PARAMS = SamplingParams(max_tokens=384, temperature=1.0)
+PER_LEVEL = {"tsp": 8, "3sat": 12}
+PARAMS = SamplingParams(max_tokens=400, temperature=1.0)
 KEPT = (
     "n_instances", "worst", "average", "majority", "best", "sd_over_repeats",
     "format_failure_rate", "tokens_mean",
@@ -73,7 +73,7 @@ def tasks_of(family: str, work: Path) -> list[Task]:
     """Write held-out tasks once, and read them as `capax scale sample` does."""
     path = work / f"{family}.jsonl"
     if not path.exists():
-        made = (held_out(family_named(family), v, PER_LEVEL) for v in ASKED_LEVELS[family])
+        made = (held_out(family_named(family), v, PER_LEVEL[family]) for v in ASKED_LEVELS[family])
         path.write_text("".join(task_line(i) + "\n" for level in made for i in level))
     return read_tasks(path)
 
@@ -119,10 +119,20 @@ def figures(played: list[Played], learnt: Sequence[int]) -> dict[str, Any]:
     return {
         "learnt": {**{k: known[k] for k in KEPT}, "blind": known["blind_best_of"][str(REPEATS)]},
         "constant_answers": known["constant_answers"],
-        "by_cell": {c: row["average"] for c, row in known["by_cell"].items()},
+        "by_truth": by_truth([p for p in played if p.instance.level in learnt]),
         "by_level": by_level,
         "by_level_whole": by_level_whole(played),
     }
+
+
+def by_truth(played: list[Played]) -> dict[str, float]:
+    """Return the average for formulas with solutions, and for those without."""
+    found: dict[str, list[float]] = {}
+    for p in played:
+        if p.instance.family == "3sat":
+            kind = "satisfiable" if p.instance.truth["solutions"] else "unsatisfiable"
+            found.setdefault(kind, []).append(float(p.correct.mean()))
+    return {kind: float(np.mean(rates)) for kind, rates in sorted(found.items())}
 
 
 def by_level_whole(played: list[Played]) -> dict[str, Any]:
@@ -179,6 +189,7 @@ def measure(models: Path, work: Path) -> dict[str, Any]:
         rows = {kind: figures(a.samples, list(learnt)) for kind, a in played.items()}
         families[family] = {
             "learnt_levels": list(learnt),
+            "per_level": PER_LEVEL[family],
             "levels_in_rounds": list(IN_ROUNDS[family]),
             "players": {
                 kind: {
@@ -192,7 +203,7 @@ def measure(models: Path, work: Path) -> dict[str, Any]:
             "gap": gap_band({"search": known["search"]}, {"direct": known["direct"]}, n=REPEATS),
         }
     return {
-        "repeats": REPEATS, "samples": SAMPLES, "per_level": PER_LEVEL, "seeds": SEEDS,
+        "repeats": REPEATS, "samples": SAMPLES, "seeds": SEEDS,
         "temperature": PARAMS.temperature, "families": families,
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ from capax.cli.training import encoding_option, needs_torch, reporter, run_optio
 
 @click.command("players")
 @run_options(
-    steps=1300, unit="Steps of 2,048 tokens, for each player; tsp-search takes 3 in 10 more.",
+    steps=1300, unit="Steps of 2,048 tokens, for each player; tsp-search takes a fifth more.",
     folder="Folder of the runs, one folder for each player; what exists is continued.",
 )  # fmt: skip
 @click.option(

@@ -10,7 +10,7 @@ from capax.training.llama import Llama
 from capax.training.record_run import RecordRecipe, train_on_records
 from capax.training.records import RecordTask
 
-SECOND_SHARE = 0.3  # of the steps of the first course
+SECOND_SHARE = 0.2  # of the steps of the first course
 SECOND_LEARNING_RATE = 1e-3
 
 

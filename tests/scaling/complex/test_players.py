@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -152,6 +153,7 @@ def test_held_out_tasks_differ_and_are_an_eighth() -> None:
     kept = held_out(family_named("3sat"), 5, 12)
     assert len({i.key for i in kept}) == 12
     assert all(is_held_out(i.key) for i in kept)
+    assert Counter(i.cell for i in kept) == dict.fromkeys(("hard", "under", "over", "unique"), 3)
     drawn = list(generate(family_named("3sat"), [8], 400, 0))
     assert 0.07 < np.mean([is_held_out(i.key) for i in drawn]) < 0.19
 

@@ -34,6 +34,7 @@ MOST_WEIGHT = 80
 TRIED = 3  # tours of a search
 HINTED = 0.4  # share of records with hints
 MOST_HINTS = 6
+WARMTH_GIVEN = 0.15
 WARMTH = 0.04  # of the draw of tours, in lengths of the shortest
 _CITIES = "ABCDEFGHIJK"
 _OPEN, _CLOSE = "<final_answer>{'Path': '0", "'}</final_answer>"
@@ -87,9 +88,11 @@ def lengths_of(weights: np.ndarray, tours: np.ndarray) -> np.ndarray:
     return np.asarray(weights[tours, np.roll(tours, -1, axis=1)].sum(axis=1))
 
 
-def drawn_order(lengths: np.ndarray, rng: np.random.Generator, k: int) -> np.ndarray:
+def drawn_order(
+    lengths: np.ndarray, rng: np.random.Generator, k: int, warmth: float = WARMTH
+) -> np.ndarray:
     """Return up to `k` different numbers of tours, the shorter ones likelier and earlier."""
-    scores = (lengths.min() - lengths) / (WARMTH * lengths.min()) + rng.gumbel(size=len(lengths))
+    scores = (lengths.min() - lengths) / (warmth * lengths.min()) + rng.gumbel(size=len(lengths))
     return np.argsort(-scores)[:k]
 
 
@@ -192,7 +195,8 @@ class TspDirect:
 class TspSearch:
     """Tours after a look at some. `compared`: share of records whose tours are given.
 
-    Of those only the choice is learnt, which is a few tokens of a whole search and comes late.
+    Of those only the choice is learnt, which is a few tokens of a whole search and comes late. The
+    tours are worse then, as its own are, and the shortest does not come first.
     """
 
     name: str = "tsp-search"
@@ -208,12 +212,16 @@ class TspSearch:
 
         weights, lengths, hints, left = _question(rng)
         open_ = np.flatnonzero(left)
-        tried = open_[drawn_order(lengths[open_], rng, TRIED)]
+        is_given = bool(self.compared) and rng.random() < self.compared
+        warmth = WARMTH_GIVEN if is_given else WARMTH
+        tried = open_[drawn_order(lengths[open_], rng, TRIED, warmth)]
+        if self.compared:
+            tried = rng.permutation(tried)
         tours = all_tours(len(weights)).tolist()
         best = tried[lengths[tried].argmin()]
         trace = [token for i in tried for token in _walk(weights, tours[i], hints)]
         answer = [*_sum(int(lengths[best])), *_answer(tours[best]), END]
-        if self.compared and rng.random() < self.compared:
+        if is_given:
             return Record([*prompt_of(weights, hints), *trace], answer)
         return Record(prompt_of(weights, hints), [*trace, *answer])
 
