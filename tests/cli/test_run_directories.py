@@ -200,3 +200,21 @@ def test_without_out_a_run_goes_to_a_new_folder_below_runs(home: Path) -> None:
         assert main.run(commands(str(model_of(kind)), home)[kind]) == 0
         (made,) = (home / "runs").glob(f"*-{name}-????????")
         assert read_manifest(made)["kind"] == kind
+
+
+def test_a_plan_of_a_run_has_its_cost_in_seconds(
+    home: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = ["--base-url", f"http://{server}/v1"]
+    for kind in ("samples", "rounds"):
+        assert main.run([*commands("m", home)[kind], "-o", kind, *served]) == 0
+    capsys.readouterr()
+    assert main.run(["scale", "plan", "samples", "--compare", "rounds", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["expected_seconds"] > 0
+    assert len(plan["compare"]) == 12  # by the tokens of both runs
+    assert main.run(["scale", "plan", "rounds", "--mode", "sequential"]) == 0
+    text = capsys.readouterr().out
+    assert "s each" in text
+    assert "round 2: " in text
+    assert "3 tokens read, 1 new" in text

@@ -29,7 +29,7 @@ class RoundCost:
 class UnitCost:
     """What a unit (a sample, a round) took on average.
 
-    `tokens`: new ones, None where the endpoint does not say; `seconds`: of the whole run by its
+    `tokens`: new ones, None where nobody says; `seconds`: of the whole run by its
     units, with as many under way as it had, None without kept times. `rounds`: in order, of a run
     of rounds.
     """
@@ -51,17 +51,24 @@ class UnitCost:
 
 def unit_cost(path: Path) -> UnitCost:
     """Return what a unit of a run took. Raises what reading the run does."""
-    new_tokens = [sample.new_tokens for sample in read_rows(path, Sample)]
-    known = [n for n in new_tokens if n is not None]
     timings = _timings(path)
     n_units = sum(timing.n for timing in timings)
     seconds = _busy((t.finished_at - t.seconds, t.finished_at) for t in timings)
     n_rounds = read_manifest(path)["config"].get("rounds")
     return UnitCost(
-        sum(known) / len(known) if known and len(known) == len(new_tokens) else None,
+        _tokens(path, timings),
         seconds / n_units if n_units else None,
         _rounds(timings, n_rounds) if isinstance(n_rounds, int) else (),
     )
+
+
+def _tokens(path: Path, timings: list[Timing]) -> float | None:
+    """Return the new tokens of a unit; of a server that counts whole calls only, by its calls."""
+    known = [sample.new_tokens for sample in read_rows(path, Sample)]
+    if known and None not in known:
+        return float(np.mean([n for n in known if n is not None]))
+    n_units = sum(timing.n for timing in timings)
+    return sum(t.completion_tokens for t in timings) / n_units if n_units else None
 
 
 def _timings(path: Path) -> list[Timing]:
