@@ -661,7 +661,7 @@ def procbench(result: dict[str, Any]) -> str:
         for mode, row in result.get("smollm", {}).items():
             yield [f"SmolLM2-135M, whole instructions, {mode}: 2-6 steps", *cells(row)]
         for name, row in result.get("public", {}).items():
-            yield [f"published problems, {name}", *cells(row)]
+            yield [f"public generators, {name}", *cells(row)]
 
     def cells(row: dict[str, Any]) -> list[str]:
         low, high = row["sm_interval"]

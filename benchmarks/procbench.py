@@ -5,9 +5,9 @@
 
 Each model of `capax train procbench` gets held-out problems of its task with 2 to 25 steps, of
 which it learnt 2 to 8; beside it an untrained model of the same shape, and SmolLM2 with the full
-instructions. With the published problems at hand, the specialists get those of their task, once and
-as votes over eight answers, and SmolLM2 all with 2 to 6 steps. Every answer is kept in --work, so
-the command goes on after any stop. Writes procbench.json and procbench.png.
+instructions. With problems of the public generators at hand, the specialists get those of their
+task, once and as votes over eight answers, and SmolLM2 all with 2 to 6 steps. Every answer is kept
+in --work, so the command goes on after any stop. Writes procbench.json and procbench.png.
 """
 
 from __future__ import annotations
