@@ -9,29 +9,20 @@ from typing import Any
 
 import click
 
-from capax.cli.options import json_option, machine_options
-from capax.cli.swarm_nodes import open_nodes
+from capax.cli.swarm_nodes import nodes_options, open_nodes, registry_option
 
 
 @click.command("admit")
 @click.argument("nodes_file", metavar="NODES", type=click.Path(path_type=Path))
 @click.argument("challenges_file", metavar="CHALLENGES", type=click.Path(path_type=Path))
-@click.option(
-    "--registry", type=click.Path(path_type=Path), required=True, metavar="FILE",
-    help="Where attempts and reputations are kept.",
-)  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
-@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@machine_options
-@json_option
+@registry_option
+@nodes_options
 def command(
     nodes_file: Path,
     challenges_file: Path,
     registry: Path,
     seed: int,
-    ctx_size: int | None,
-    threads: int | None,
-    memory: int | None,
+    limits: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Examine every node that is not admitted yet: 17 of 20 challenges must be judged rightly.
@@ -50,7 +41,6 @@ def command(
     waiting = [n for n in lines if not (n.id in records and records[n.id].is_admitted)]
     for node in waiting:
         known.check_admission(node.id)
-    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
     found: list[dict[str, Any]] = []
 
     async def run() -> None:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capax.cli.console import console
-from capax.cli.options import json_option, machine_options
 from capax.cli.swarm_calibrate import admitted, keep_gold
-from capax.cli.swarm_nodes import open_nodes
+from capax.cli.swarm_nodes import judge_mode_option, nodes_options, open_nodes
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,18 +43,12 @@ if TYPE_CHECKING:
 @click.option("--max-total-tokens", type=click.IntRange(1), metavar="N", help="Of all calls.")
 @click.option("--max-calls", type=click.IntRange(1), metavar="N", help="Calls, all nodes together.")
 @click.option("--seconds", type=click.FloatRange(0.001), metavar="S", help="Time to take.")
-@click.option(
-    "--judge-mode", type=click.Choice(["reason", "letters"]), default="reason", show_default=True,
-    help="Judges write a reason and a letter, or the letters' probabilities count.",
-)  # fmt: skip
+@judge_mode_option
 @click.option(
     "--stop-at", type=click.FloatRange(0.5, 1), metavar="P",
     help="Ask one judge after another, and none more once the winner is so certain.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
-@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@machine_options
-@json_option
+@nodes_options
 def command(
     nodes_file: Path,
     question: str,
@@ -69,9 +62,7 @@ def command(
     judge_mode: Any,
     stop_at: float | None,
     seed: int,
-    ctx_size: int | None,
-    threads: int | None,
-    memory: int | None,
+    limits: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Ask QUESTION of every node in NODES; they compare the answers, and the strongest wins.
@@ -94,7 +85,6 @@ def command(
     lines = read_nodes(nodes_file)
     known = Registry(registry) if registry is not None else None
     challenges = [] if gold is None else read_challenges(gold)
-    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
 
     async def run() -> SwarmResult:
         async with open_nodes(lines, limits, Ledger()) as nodes:

@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from capax.cli.asked import progress_of
-from capax.cli.options import json_option, machine_options
-from capax.cli.swarm_nodes import open_nodes
+from capax.cli.swarm_nodes import nodes_options, open_nodes
 from capax.errors import ConfigError
 
 
@@ -25,10 +24,7 @@ from capax.errors import ConfigError
 )  # fmt: skip
 @click.option("--checker", metavar="NAME", help="For lines of TASKS that name none.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N tasks.")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
-@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@machine_options
-@json_option
+@nodes_options
 def command(
     nodes_file: Path,
     tasks_file: Path,
@@ -36,9 +32,7 @@ def command(
     checker: str | None,
     limit: int | None,
     seed: int,
-    ctx_size: int | None,
-    threads: int | None,
-    memory: int | None,
+    limits: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Compare consensus with votes on the answers that NODES give to TASKS.
@@ -62,7 +56,6 @@ def command(
         return Question(task.prompt, lambda text: task.checker.check(text, task.reference))
 
     questions = [question(task) for task in read_tasks(tasks_file, checker, limit)]
-    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
 
     async def run() -> tuple[list[Row], dict[str, float]]:
         async with open_nodes(lines, limits, Ledger()) as nodes:

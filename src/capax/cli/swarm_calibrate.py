@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capax.cli.asked import progress_of
-from capax.cli.options import json_option, machine_options
-from capax.cli.swarm_nodes import open_nodes
+from capax.cli.swarm_nodes import judge_mode_option, nodes_options, open_nodes, registry_option
 from capax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,22 +21,13 @@ if TYPE_CHECKING:
 @click.command("calibrate")
 @click.argument("nodes_file", metavar="NODES", type=click.Path(path_type=Path))
 @click.argument("gold", metavar="GOLD", type=click.Path(path_type=Path))
-@click.option(
-    "--registry", type=click.Path(path_type=Path), required=True, metavar="FILE",
-    help="Where attempts and reputations are kept.",
-)  # fmt: skip
+@registry_option
 @click.option(
     "--rounds", type=click.IntRange(1), default=20, show_default=True, metavar="N",
     help="Gold rounds to play.",
 )  # fmt: skip
-@click.option(
-    "--judge-mode", type=click.Choice(["reason", "letters"]), default="reason", show_default=True,
-    help="Judges write a reason and a letter, or the letters' probabilities count.",
-)  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed.")
-@click.option("-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens.")
-@machine_options
-@json_option
+@judge_mode_option
+@nodes_options
 def command(
     nodes_file: Path,
     gold: Path,
@@ -45,9 +35,7 @@ def command(
     rounds: int,
     judge_mode: Any,
     seed: int,
-    ctx_size: int | None,
-    threads: int | None,
-    memory: int | None,
+    limits: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Play rounds on the questions of GOLD, whose better answer is known.
@@ -65,7 +53,6 @@ def command(
     lines, challenges = read_nodes(nodes_file), read_challenges(gold)
     known = Registry(registry)
     judges = admitted(known, [line.id for line in lines if line.judges])
-    limits: dict[str, Any] = {"ctx_size": ctx_size, "threads": threads, "memory": memory}
     progress = progress_of("rounds")
 
     async def run() -> None:

@@ -1,17 +1,54 @@
-"""Opening the models that a file of nodes names."""
+"""What the commands of swarms share: their options, and opening the models that a file names."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
 
 from capax.cli.asked import open_endpoint
+from capax.cli.options import json_option, machine_options
 
 if TYPE_CHECKING:
     from capax.endpoints import Endpoint, Ledger
     from capax.scaling.swarm.consensus import Node
     from capax.scaling.swarm.nodes_file import NodeLine
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+registry_option = click.option(
+    "--registry", type=click.Path(path_type=Path), required=True, metavar="FILE",
+    help="Where attempts and reputations are kept.",
+)  # fmt: skip
+judge_mode_option = click.option(
+    "--judge-mode", type=click.Choice(["reason", "letters"]), default="reason", show_default=True,
+    help="Judges write a reason and a letter, or the letters' probabilities count.",
+)  # fmt: skip
+
+
+def nodes_options(function: F) -> F:
+    """Add --seed, --json and what the nodes may take, given to the command as `limits`."""
+
+    @functools.wraps(function)
+    def collected(**given: Any) -> Any:
+        limits = {name: given.pop(name) for name in ("ctx_size", "threads", "memory")}
+        return function(limits=limits, **given)
+
+    for option in (
+        json_option,
+        machine_options,
+        click.option(
+            "-c", "--ctx-size", type=click.IntRange(1), metavar="N", help="Context in tokens."
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed."),
+    ):
+        collected = option(collected)
+    return cast(F, collected)
 
 
 @asynccontextmanager
