@@ -38,6 +38,7 @@ from capax.scaling.imperfect_verifiers import (
 from capax.scaling.run_directory import Sample, read_rows
 from capax.scaling.sampling import SamplePlan
 from capax.scaling.tasks import Task
+from capax.scaling.weak_checks import WEAK
 from capax.training.arithmetic import GRADES, Multiplication, task_named
 from capax.training.record_run import RecordRecipe, train_on_records, write_model
 
@@ -53,11 +54,11 @@ LEAST_ACCEPTED = 50
 
 Check = Callable[[int, int], bool]  # (answer, truth)
 VERIFIERS: dict[str, Check] = {
-    "modulo 3": lambda a, b: a % 3 == b % 3,
-    "modulo 9": lambda a, b: a % 9 == b % 9,
-    "last digit": lambda a, b: a % 10 == b % 10,
-    "last two digits": lambda a, b: a % 100 == b % 100,
-    "first digit and length": lambda a, b: (str(a)[0], len(str(a))) == (str(b)[0], len(str(b))),
+    "modulo 3": WEAK["mod3"],
+    "modulo 9": WEAK["mod9"],
+    "last digit": WEAK["last_digit"],
+    "last two digits": WEAK["last_two_digits"],
+    "first digit and length": WEAK["first_digit"],
 }
 
 
