@@ -13,7 +13,6 @@ its work. Writes `contention.json` and `contention.png`.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import multiprocessing
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.run import about, find_model, keep
+from benchmarks.run import about, find_model, keep, parser_of
 from benchmarks.serving import Settings, answered, ready, serving
 from capax import LLM, SamplingParams
 from capax.measuring.idealized_runtime import Cell, Fit, Sample, cells, denoise, token_gap_beta
@@ -205,11 +204,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def main() -> int:
     """Measure, keep and draw."""
-    parser = argparse.ArgumentParser(description="remove contention from a server's times")
-    parser.add_argument("--model", default="smollm2-135m", help="a pulled name or a GGUF file")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=12, help="repeats of each cell")
+    parser = parser_of("remove contention from a server's times", 12, "repeats of each cell")
     options = parser.parse_args()
     settings = Settings(find_model(options.model), options.threads, options.rounds)
     facts = about(options.model, settings.model, settings.threads, settings.rounds)

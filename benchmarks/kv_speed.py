@@ -9,7 +9,6 @@ of 8,192 tokens is filled but for the tokens that are timed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contest import Contestant, alternate, rates
-from benchmarks.run import about, find_model, keep
+from benchmarks.run import about, find_model, keep, parser_of
 
 METHODS = ("f16", "int8", "kivi:bits=8", "kivi:bits=4")
 PEERS = ("f16", "q8_0")
@@ -69,11 +68,7 @@ def ratio(other: list[float], own: list[float]) -> float:
 
 def main() -> int:
     """Measure every context length and write the results."""
-    parser = argparse.ArgumentParser(description="measure decode over KV methods")
-    parser.add_argument("--model", default="smollm2-135m", help="a pulled name or a GGUF file")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7, help="alternations, at least 5")
+    parser = parser_of("measure decode over KV methods", 7, "alternations, at least 5")
     parser.add_argument("--method", action="append", help=f"default: {', '.join(METHODS)}")
     parser.add_argument("--peer", action="append", help=f"default: {', '.join(PEERS)}")
     parser.add_argument("--context", action="append", type=int, help="default: 8192")

@@ -340,14 +340,20 @@ def main() -> int:
     return run(EXPERIMENTS, "engine.json", "measure capax against its peers")
 
 
-def run(experiments: dict[str, Experiment], file: str, what: str) -> int:
-    """Run experiments as the command line says, and write their results to `file`."""
+def parser_of(what: str, rounds: int, of_rounds: str) -> argparse.ArgumentParser:
+    """Return a parser of what every measurement of speed takes; `of_rounds`: what they repeat."""
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--model", default="smollm2-135m", help="a pulled name or a GGUF file")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--files", type=Path, default=Path("build/bench"), help="peers' weights")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7, help="alternations, at least 5")
+    parser.add_argument("--rounds", type=int, default=rounds, help=of_rounds)
+    return parser
+
+
+def run(experiments: dict[str, Experiment], file: str, what: str) -> int:
+    """Run experiments as the command line says, and write their results to `file`."""
+    parser = parser_of(what, 7, "alternations, at least 5")
+    parser.add_argument("--files", type=Path, default=Path("build/bench"), help="peers' weights")
     parser.add_argument("--text", type=Path, help="text for perplexity, e.g. WikiText-2 validation")
     parser.add_argument("--windows", type=int, default=40, help="512-token windows of the text")
     parser.add_argument("--only", action="append", choices=list(experiments))

@@ -10,7 +10,6 @@ and without the term for reading the cache. About two minutes each on two free c
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.run import about, find_model, keep
+from benchmarks.run import about, find_model, keep, parser_of
 from benchmarks.serving import N_WARM_UPS, READY_S, Settings, answered, client_of
 from capax import LLM
 from capax.errors import CapaxError
@@ -209,11 +208,9 @@ EXPERIMENTS = {"served": served, "deep": deep}
 
 def main() -> int:
     """Run the experiments, keep and print them."""
-    parser = argparse.ArgumentParser(description="predict queries from a runtime profile")
-    parser.add_argument("--model", default="smollm2-135m", help="a pulled name or a GGUF file")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="repeats of each cell in a round")
+    parser = parser_of(
+        "predict queries from a runtime profile", 5, "repeats of each cell in a round"
+    )
     parser.add_argument("--only", action="append", choices=list(EXPERIMENTS))
     options = parser.parse_args()
     settings = Settings(find_model(options.model), options.threads, options.rounds)

@@ -9,7 +9,6 @@ On two cores they take a little of the server's time, as real ones on the same m
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.contest import PAUSE_S, Contestant
-from benchmarks.run import about, find_model, keep
+from benchmarks.run import about, find_model, keep, parser_of
 from capax.errors import EndpointError
 from capax.measuring.load.http import Client
 from capax.measuring.load.request import Outcome, Target, send
@@ -274,11 +273,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 def main() -> int:
     """Run the experiments and write their results."""
-    parser = argparse.ArgumentParser(description="measure capax serve from outside")
-    parser.add_argument("--model", default="smollm2-135m", help="a pulled name or a GGUF file")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="at least 5")
+    parser = parser_of("measure capax serve from outside", 5, "at least 5")
     parser.add_argument("--only", action="append", choices=list(EXPERIMENTS))
     options = parser.parse_args()
     if options.rounds < 5:
