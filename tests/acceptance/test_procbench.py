@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from capax.endpoints.endpoint import Choice, Completion, GenerateRequest, TokenScores
-from capax.endpoints.ledger import Ledger
+from capax.endpoints.endpoint import Choice, Completion, GenerateRequest
 from capax.engine.outputs import Usage
 from capax.errors import ConfigError, EndpointError
 from capax.measuring.procbench import TASKS, Problem, generate, solve
@@ -20,18 +19,18 @@ from capax.measuring.procbench.record import Record, load, load_answers
 from capax.measuring.procbench.report import markdown, summarize
 from capax.measuring.procbench.scoring import Prediction, score
 from tests.measuring.procbench.surface import STYLES
+from tests.scaling.scripted import Scripted
 
 PROBLEMS = list(generate(steps=[2, 3, 6, 11, 25], per_cell=2))
 
 
-class Client:
+class Client(Scripted):
     """Answers with what `write` makes of a problem, one character per token."""
 
     name = "client"
-    max_choices = 1
 
     def __init__(self, write: Callable[[Problem], str], fails_after: int = 10**9) -> None:
-        self.ledger = Ledger()
+        super().__init__()
         self._write = write
         self._problems = {p.prompt: p for p in PROBLEMS}
         self._left = fails_after
@@ -49,15 +48,6 @@ class Client:
         reason = "length" if len(text) > limit else "stop"
         usage = Usage(len(prompt), min(len(text), limit))
         return Completion((Choice(0, text[:limit], reason),), usage, 0.0, self.name)
-
-    async def count_prompt(self, prompt: object) -> int:
-        return 1
-
-    async def score(self, text: str) -> TokenScores:
-        raise EndpointError("the client scores nothing")
-
-    async def aclose(self) -> None:
-        pass
 
 
 def run(client: Client, path: Path, settings: Settings | None = None) -> list[Record]:

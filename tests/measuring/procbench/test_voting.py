@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from capax.endpoints.endpoint import Choice, Completion, GenerateRequest, TokenScores
-from capax.endpoints.ledger import Ledger
+from capax.endpoints.endpoint import Choice, Completion, GenerateRequest
 from capax.engine.outputs import Usage
-from capax.errors import ConfigError, EndpointError
+from capax.errors import ConfigError
 from capax.measuring.procbench import generate
 from capax.measuring.procbench.evaluate import Settings, evaluate
 from capax.measuring.procbench.record import Record, lm_eval_rows
 from capax.measuring.procbench.scoring import Prediction
 from capax.measuring.procbench.voting import voted
+from tests.scaling.scripted import Scripted
 
 PROBLEMS = list(generate(steps=[3, 5], per_cell=1))
 
@@ -46,14 +46,11 @@ def test_nothing_read_is_no_answer() -> None:
     assert voted([None, None]) is None
 
 
-class Stumbling:
+class Stumbling(Scripted):
     """Of n answers each has another state wrong: together they know every state."""
 
-    name = "stumbling"
-    max_choices = 64
-
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        super().__init__()
         self.seeds: list[int | None] = []
         self._problems = {p.prompt: p for p in PROBLEMS}
 
@@ -70,15 +67,6 @@ class Stumbling:
             text = json.dumps({"intermediate": states[:-1], "final": states[-1]})
             choices.append(Choice(i, text, "length" if i == 0 else "stop"))
         return Completion(tuple(choices), Usage(5, 7 * len(choices)), 0.0, self.name)
-
-    async def count_prompt(self, prompt: object) -> int:
-        return 1
-
-    async def score(self, text: str) -> TokenScores:
-        raise EndpointError("nothing is scored")
-
-    async def aclose(self) -> None:
-        pass
 
 
 def run(path: Path, settings: Settings) -> tuple[list[Record], list[int | None]]:
