@@ -897,9 +897,9 @@ def _players_of(result: dict[str, Any], found: dict[str, Any], name: str, unit: 
         for answer, score in search["constant_answers"].items()
     )
     for kind, player in found["players"].items():
-        shares = [f"{share:.1%} of the {what}" for what, share in player["by_truth"].items()]
+        shares = [f"{share:.1%} with {what}" for what, share in player["by_truth"].items()]
         if shares:
-            constants += f" By {kind} {' and '.join(shares)} ones are right."
+            constants += f" Right by {kind}: {', '.join(shares)}."
     return (
         f"{table(head, rows())}\n\nThe gap, average of search less best of {result['repeats']} of "
         f"direct, is {value:+.1%} ({low:+.1%} to {high:+.1%}, 95 % over tasks). What {most} "

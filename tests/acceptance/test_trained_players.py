@@ -71,9 +71,9 @@ def opened(name: str) -> LLM:
 
 @pytest.fixture(scope="module")
 def tourist() -> Iterator[Player]:
-    tasks = [i for level in (4, 5, 6, 7) for i in held_out(family_named("tsp"), level, 6)]
+    tasks = [i for level in (4, 5, 6, 7) for i in held_out(family_named("tsp"), level, 16)]
     with opened("tsp-search") as llm:
-        yield Player(llm, play(llm, tasks, 6))
+        yield Player(llm, play(llm, tasks, 8))
 
 
 @pytest.mark.parametrize("name", PLAYERS)
@@ -113,12 +113,13 @@ def test_more_cities_are_harder_and_take_more_tokens(tourist: Player) -> None:
     five = [p for p in tourist.played if p.instance.level == 5]
     assert averages[1] > 2 * blind_best_of(five, 1)
     assert tokens == sorted(tokens)
+    assert whole["average"] > 2 * blind_best_of(tourist.played, 1)
 
 
 def test_a_listed_road_is_a_road_of_the_graph(tourist: Player) -> None:
     """The search looks roads up; a model that made weights up would be right one time in thirty."""
     n_looked = n_true = 0
-    for played in tourist.played[6:18:3]:
+    for played in tourist.played[16:48:8]:
         said: list[Message] = [{"role": "user", "content": played.instance.prompt}]
         (text,) = texts(tourist.llm, said, 1)
         first = text.partition("->")[0]
@@ -142,7 +143,7 @@ def texts(llm: LLM, said: list[Message], n: int) -> list[str]:
 def test_hints_are_heeded(tourist: Player) -> None:
     """Roads from city 0 that are ruled out are taken less often than otherwise."""
     taken = {False: 0, True: 0}
-    for played in tourist.played[12:24:2]:
+    for played in tourist.played[32:64:5]:
         graph: Message = {"role": "user", "content": played.instance.prompt}
         first = min(
             range(1, played.instance.level), key=played.instance.truth["weights"][0].__getitem__
@@ -158,7 +159,7 @@ def test_hints_are_heeded(tourist: Player) -> None:
                 tour = (family_named("tsp").extract(text) or "").split("-")
                 taken[is_hinted] += str(first) in (tour[1:2] + tour[-1:])
     assert taken[False] > 80
-    assert taken[True] < 0.85 * taken[False]
+    assert taken[True] < 0.6 * taken[False]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from capax.cli.training import encoding_option, needs_torch, reporter, run_optio
 
 @click.command("players")
 @run_options(
-    steps=1300, unit="Steps of 2,048 tokens, for each player; tsp-search takes a fifth more.",
+    steps=1300, unit="Steps of 2,048 tokens, for each player.",
     folder="Folder of the runs, one folder for each player; what exists is continued.",
 )  # fmt: skip
 @click.option(
@@ -41,21 +41,19 @@ def command(
     'capax scale'.
     """
     with needs_torch():
-        from capax.scaling.complex.players import PLAYERS, SECOND
+        from capax.scaling.complex.players import PLAYERS
         from capax.scaling.complex.players.held_out import write_held_out
-        from capax.training.player_run import train_player
-        from capax.training.record_run import RecordRecipe, write_model
+        from capax.training.record_run import RecordRecipe, train_on_records, write_model
 
     for name, player in PLAYERS.items():
         if names and name not in names:
             continue
         recipe = RecordRecipe(task=name, steps=steps, seed=seed)
-        model, made_by = train_player(
-            player, SECOND.get(name), recipe, folder / name,
-            threads=threads, on_report=reporter(steps, name),
-        )  # fmt: skip
+        model = train_on_records(
+            player, recipe, folder / name, threads=threads, on_report=reporter(steps, name)
+        )
         path = write_model(
-            model, player, made_by, folder, encoding, chat_template=player.chat_template
+            model, player, recipe, folder, encoding, chat_template=player.chat_template
         )
         console().note(str(path))
     for file in write_held_out(folder, per_level):

@@ -42,11 +42,6 @@ class RecordRecipe:
         if self.width < HEAD_DIM or self.width % HEAD_DIM:
             raise ConfigError(f"width is {self.width} but must be a multiple of {HEAD_DIM}")
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of the whole training."""
-        return self.steps * self.tokens
-
     def shape(self, task: RecordTask) -> LlamaShape:
         """Return the sizes of the model: heads of 32, a feed-forward part of three times the width.
 
@@ -123,7 +118,7 @@ def write_model(
         "recipe": asdict(recipe),
         "encoding": encoding,
         "n_parameters": model.n_parameters,
-        "n_tokens": recipe.n_tokens,
+        "n_tokens": recipe.steps * recipe.tokens,
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
     }
     path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")

@@ -16,7 +16,7 @@ from capax.errors import CapaxError
 from capax.files.chat_template import encode_chat
 from capax.files.tokenizer import Tokenizer
 from capax.scaling.complex import Instance, family_named, generate, three_sat, tsp
-from capax.scaling.complex.players import PLAYERS, SECOND, formulas, tours
+from capax.scaling.complex.players import PLAYERS, formulas, tours
 from capax.scaling.complex.players.held_out import held_out, is_held_out, key_of
 from capax.training.records import END, Record
 
@@ -156,17 +156,6 @@ def test_held_out_tasks_differ_and_are_an_eighth() -> None:
     assert Counter(i.cell for i in kept) == dict.fromkeys(("hard", "under", "over", "unique"), 3)
     drawn = list(generate(family_named("3sat"), [8], 400, 0))
     assert 0.07 < np.mean([is_held_out(i.key) for i in drawn]) < 0.19
-
-
-def test_later_only_the_choice_between_tours_is_learnt() -> None:
-    rng = np.random.default_rng(5)
-    ((name, player),) = SECOND.items()
-    assert player.tokens == PLAYERS[name].tokens
-    given = [r for r in (player.record(rng) for _ in range(100)) if ";" in r.prompt]
-    assert 70 < len(given) < 98
-    for record in given:
-        lengths = [int(t.split()[-1]) for t in "".join(record.prompt).split(":")[1].split(";")[:-1]]
-        assert int("".join(record.answer).partition("<")[0]) == min(lengths)
 
 
 def dialogue(instance: Instance, hints: list[str]) -> list[Message]:

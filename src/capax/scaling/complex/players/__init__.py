@@ -10,8 +10,11 @@ from capax.scaling.complex.players.tours import TspDirect, TspSearch
 Player = TspDirect | TspSearch | SatDirect | SatSearch
 
 PLAYERS: Mapping[str, Player] = {
-    player.name: player for player in (TspDirect(), TspSearch(), SatDirect(), SatSearch())
+    player.name: player
+    for player in (
+        TspDirect("tsp-direct"),
+        TspSearch("tsp-search"),
+        SatDirect("3sat-direct"),
+        SatSearch("3sat-search"),
+    )
 }
-
-# What a player learns next, from the model it is by then.
-SECOND: Mapping[str, Player] = {"tsp-search": TspSearch(compared=0.85)}

@@ -197,14 +197,18 @@ class _Question:
 
 
 @dataclass(frozen=True)
-class SatDirect:
-    """Assignments at once."""
+class _Solver:
+    """What both players share."""
 
-    name: str = "3sat-direct"
+    name: str
     tokens: Sequence[str] = _TOKENS
     merges: Sequence[tuple[str, str]] = ()
     context_len: int = 768
     chat_template: str = TEMPLATE
+
+
+class SatDirect(_Solver):
+    """Assignments at once."""
 
     def record(self, rng: np.random.Generator) -> Record:
         """Return a formula that is not held out, with or without hints, and a solution."""
@@ -215,15 +219,8 @@ class SatDirect:
         return Record(question.prompt, [*_answer(values), END])
 
 
-@dataclass(frozen=True)
-class SatSearch:
+class SatSearch(_Solver):
     """Assignments found by search."""
-
-    name: str = "3sat-search"
-    tokens: Sequence[str] = _TOKENS
-    merges: Sequence[tuple[str, str]] = ()
-    context_len: int = 768
-    chat_template: str = TEMPLATE
 
     def record(self, rng: np.random.Generator) -> Record:
         """Return a formula that is not held out, a search, and what it found."""

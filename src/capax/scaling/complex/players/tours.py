@@ -34,7 +34,6 @@ MOST_WEIGHT = 80
 TRIED = 3  # tours of a search
 HINTED = 0.4  # share of records with hints
 MOST_HINTS = 6
-WARMTH_GIVEN = 0.15
 WARMTH = 0.04  # of the draw of tours, in lengths of the shortest
 _CITIES = "ABCDEFGHIJK"
 _OPEN, _CLOSE = "<final_answer>{'Path': '0", "'}</final_answer>"
@@ -88,11 +87,9 @@ def lengths_of(weights: np.ndarray, tours: np.ndarray) -> np.ndarray:
     return np.asarray(weights[tours, np.roll(tours, -1, axis=1)].sum(axis=1))
 
 
-def drawn_order(
-    lengths: np.ndarray, rng: np.random.Generator, k: int, warmth: float = WARMTH
-) -> np.ndarray:
+def drawn_order(lengths: np.ndarray, rng: np.random.Generator, k: int) -> np.ndarray:
     """Return up to `k` different numbers of tours, the shorter ones likelier and earlier."""
-    scores = (lengths.min() - lengths) / (warmth * lengths.min()) + rng.gumbel(size=len(lengths))
+    scores = (lengths.min() - lengths) / (WARMTH * lengths.min()) + rng.gumbel(size=len(lengths))
     return np.argsort(-scores)[:k]
 
 
@@ -172,14 +169,18 @@ def _sum(total: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class TspDirect:
-    """Tours at once."""
+class _Tourist:
+    """What both players share."""
 
-    name: str = "tsp-direct"
+    name: str
     tokens: Sequence[str] = _TOKENS
     merges: Sequence[tuple[str, str]] = _MERGES
     context_len: int = 512
     chat_template: str = TEMPLATE
+
+
+class TspDirect(_Tourist):
+    """Tours at once."""
 
     def record(self, rng: np.random.Generator) -> Record:
         """Return a graph that is not held out, with or without hints, and a shortest tour."""
@@ -191,20 +192,8 @@ class TspDirect:
         return Record(prompt_of(weights, hints), [*_answer(tours[best]), END])
 
 
-@dataclass(frozen=True)
-class TspSearch:
-    """Tours after a look at some. `compared`: share of records whose tours are given.
-
-    Of those only the choice is learnt, which is a few tokens of a whole search and comes late. The
-    tours are worse then, as its own are, and the shortest does not come first.
-    """
-
-    name: str = "tsp-search"
-    tokens: Sequence[str] = _TOKENS
-    merges: Sequence[tuple[str, str]] = _MERGES
-    context_len: int = 512
-    chat_template: str = TEMPLATE
-    compared: float = 0.0
+class TspSearch(_Tourist):
+    """Tours after a look at some."""
 
     def record(self, rng: np.random.Generator) -> Record:
         """Return a graph that is not held out, some tours that hints allow, and the shortest."""
@@ -212,17 +201,11 @@ class TspSearch:
 
         weights, lengths, hints, left = _question(rng)
         open_ = np.flatnonzero(left)
-        is_given = bool(self.compared) and rng.random() < self.compared
-        warmth = WARMTH_GIVEN if is_given else WARMTH
-        tried = open_[drawn_order(lengths[open_], rng, TRIED, warmth)]
-        if self.compared:
-            tried = rng.permutation(tried)
+        tried = open_[drawn_order(lengths[open_], rng, TRIED)]
         tours = all_tours(len(weights)).tolist()
         best = tried[lengths[tried].argmin()]
         trace = [token for i in tried for token in _walk(weights, tours[i], hints)]
         answer = [*_sum(int(lengths[best])), *_answer(tours[best]), END]
-        if is_given:
-            return Record([*prompt_of(weights, hints), *trace], answer)
         return Record(prompt_of(weights, hints), [*trace, *answer])
 
 
