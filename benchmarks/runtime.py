@@ -107,7 +107,7 @@ async def served(settings: Settings) -> dict[str, Any]:
                 await answered(client, requests[turn::n_turns])
             await written(path, N_WARM_UPS + N_REQUESTS)
         log = list(read_log(path))[N_WARM_UPS:]
-    result = fit(cells(samples))
+    result = fit(cells(samples), kappa=True)
     return {
         "samples": samples_document(samples, "served", {})["samples"],
         "profile": result.model.to_helm(),

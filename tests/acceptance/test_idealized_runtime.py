@@ -209,6 +209,23 @@ def test_kappa_is_found_where_it_is_and_only_there() -> None:
     assert kept[1] <= 8  # 1 % is the size of the test
 
 
+def test_samples_of_this_engine_keep_a_kappa_that_noise_hides_from_the_test(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(4)
+    small = RuntimeModel({1: 0.01, 64: 0.1, 256: 0.4, 512: 0.8}, 0.008, 2e-6)
+    cells_ = [c._replace(seconds=c.seconds * (1 + 0.04 * rng.normal())) for c in grid(small)]
+    assert fit(cells_).model.kappa == 0 < fit(cells_, kappa=True).model.kappa
+    samples = [Sample(c.p, c.o, c.seconds, r) for r in (0, 1) for c in cells_]
+    kept = {}
+    for name, about in (("ours", {"isa": "avx2"}), ("other", {})):
+        raw, out = tmp_path / f"{name}.raw.json", tmp_path / f"{name}.json"
+        raw.write_text(json.dumps(samples_document(samples, name, about)))
+        assert main.run(["measure", "runtime", "fit", str(raw), "-o", str(out)]) == 0
+        kept[name] = RuntimeModel.from_helm(json.loads(out.read_text())[name]).kappa
+    assert kept == {"ours": fit(cells_, kappa=True).model.kappa, "other": 0.0}
+
+
 def test_kappa_is_recovered() -> None:
     model = fit(grid(WITH_KAPPA)).model
     assert model.kappa == pytest.approx(WITH_KAPPA.kappa, rel=1e-6)

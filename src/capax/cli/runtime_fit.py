@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -34,7 +35,8 @@ def command(
 ) -> None:
     """Fit T(p, o) to SAMPLES of 'capax measure runtime profile'.
 
-    A cell is the lower quartile of its repeats, since disturbances only add time.
+    A cell is the lower quartile of its repeats, since disturbances only add time. Samples of this
+    engine are fitted with the term for reading the cache, others if a test finds it.
 
     Refuses samples whose rounds disagree by more than 5 % in the time per token, and samples
     whose times their output tokens do not explain.
@@ -50,12 +52,16 @@ def command(
     document = read_json(samples_file)
     samples = read_samples(document)
     name = str(document.get("model", samples_file.stem))
+    about = document.get("about")
+    about = about if isinstance(about, dict) else {}
+    # Our engine reads its cache for every token; of others a test has to say so.
+    kappa: bool | Literal["test"] = not no_kappa and (True if about.get("isa") else "test")
     if denoise:
         spread = None
         result = runtime.denoise(samples, remove_overhead=False)
     else:
         spread = runtime.check_stable(samples)
-        result = runtime.fit(runtime.cells(samples), kappa=False if no_kappa else "test")
+        result = runtime.fit(runtime.cells(samples), kappa)
     model = result.model
     spent = sum(s.seconds for s in samples)
     figures = {
@@ -67,8 +73,6 @@ def command(
         "denoised": denoise,
         "profiling_s": spent,
     }
-    about = document.get("about")
-    about = about if isinstance(about, dict) else {}
     machine = {name: about.get(name) for name in ("cpu", "isa", "threads", "memory_bytes")}
     keep(
         folder,
@@ -103,7 +107,7 @@ def command(
         ("beta", f"{_ms(model.beta)} per token, {_ms(model.token_seconds(longest))} at depth "
                  f"{longest}"),
         ("kappa", f"{model.kappa * 1e6:.4f} us per cached token"
-                  + (" (the test does not want it)" if not model.kappa and not no_kappa else "")),
+                  + (" (the times show none)" if not model.kappa and not no_kappa else "")),
         ("R2", f"{result.r2:.6f}"),
         ("errors", f"median {result.median_error:.2%}, largest {result.max_error:.2%}"),
         ("rounds", "not compared" if spread is None else f"differ by {spread:.1%}"),
@@ -113,7 +117,7 @@ def command(
     ]  # fmt: skip
     try:
         ours, baseline = runtime.held_out_errors(
-            runtime.cells(samples, "min" if denoise else "quartile")
+            runtime.cells(samples, "min" if denoise else "quartile"), kappa
         )
         held_out = f"median {_middle(ours):.2%}, two constants {_middle(baseline):.2%}"
     except ConfigError:

@@ -299,12 +299,15 @@ def check_stable(samples: Sequence[Sample], within: float = STABLE_WITHIN) -> fl
     return spread
 
 
-def held_out_errors(measured: Sequence[Cell]) -> tuple[Floats, Floats]:
+def held_out_errors(
+    measured: Sequence[Cell], kappa: bool | Literal["test"] = "test"
+) -> tuple[Floats, Floats]:
     """Return relative errors of cells the model was not fitted on: the model's, and a baseline's.
 
     Each prompt length between the shortest and the longest is left out in turn, and the largest
     o everywhere. The baseline is two constants, prefill and decode tokens per second, from the
-    same fitting cells. Raises ConfigError for fewer than four lengths or three o.
+    same fitting cells. `kappa` as in `fit`. Raises ConfigError for fewer than four lengths or
+    three o.
     """
     lengths = sorted({c.p for c in measured})
     longest = max(c.o for c in measured)
@@ -314,7 +317,7 @@ def held_out_errors(measured: Sequence[Cell]) -> tuple[Floats, Floats]:
     baseline: list[float] = []
     for p in lengths[1:-1]:
         known = [c for c in measured if c.p != p and c.o != longest]
-        model = fit(known).model
+        model = fit(known, kappa).model
         prefill, decode = _two_rates(known)
         for cell in (c for c in measured if c.p == p):
             ours.append(abs(model.seconds(p, cell.o) / cell.seconds - 1))
