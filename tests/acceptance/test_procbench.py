@@ -69,6 +69,8 @@ def test_the_oracle_scores_one_everywhere(tmp_path: Path, mode: str) -> None:
     report = summarize(run(Client(reference), tmp_path / "a", Settings(mode, 10**5)), 10**5)
     for row in (report.overall, *report.by_steps, *report.by_class, *report.by_task):
         assert (row.pa, row.sm, row.fm, row.read, row.cut) == (1.0, 1.0, 1.0, 1.0, 0.0)
+    tokens = sum(len(reference(p)) for p in PROBLEMS)
+    assert report.overall.pa_per_1000_tokens == pytest.approx(1000 * len(PROBLEMS) / tokens)
     assert report.hazard is not None
     assert report.hazard.hazard == 0
     assert len(report.by_task) == len(TASKS) == 23

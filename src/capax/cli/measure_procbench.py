@@ -101,6 +101,10 @@ class StepsType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
     help="Answers to a problem; of several the states are voted.",
 )  # fmt: skip
 @click.option(
+    "--vote", type=click.Choice(["answers", "states"]), default="answers", show_default=True,
+    help="On whole answers, or each state before the next (with --mode json --ask question).",
+)  # fmt: skip
+@click.option(
     "--temp", "temperature", type=click.FloatRange(0.0, 2.0, min_open=True), default=0.7,
     show_default=True, metavar="T", help="Temperature of several answers; one is greedy.",
 )  # fmt: skip
@@ -129,6 +133,7 @@ def command(
     mode: Any,
     ask: Any,
     samples: int,
+    vote: Any,
     temperature: float,
     max_tokens: int,
     concurrency: int,
@@ -151,7 +156,7 @@ def command(
 
     folder = record_folder(record)
     chosen = _problems(tasks, steps, per_cell, seed, problems, templates)
-    settings = Settings(mode, max_tokens, ask, samples, temperature)
+    settings = Settings(mode, max_tokens, ask, samples, temperature, vote)
     answer = partial(evaluate, problems=chosen, settings=settings, concurrency=concurrency)
 
     def measure(answer: Evaluate) -> tuple[Report, Measurement]:
@@ -212,6 +217,7 @@ def _measurement(
             "mode": settings.mode, "ask": settings.ask, "max_tokens": settings.max_new_tokens,
             "temperature": 0.0 if settings.samples == 1 else settings.temperature,
             **({"samples": settings.samples} if settings.samples > 1 else {}),
+            **({"vote": settings.vote} if settings.vote != "answers" else {}),
         },
         seed=seed,
         figures=procbench_figures(report),

@@ -98,6 +98,8 @@ def procbench_figures(report: Report) -> tuple[Figure, ...]:
         ),
         Figure(name="completion_tokens", value=float(report.completion_tokens), unit="token",
                higher_is_better=False),
+        Figure(name="pa_per_1000_tokens", value=row.pa_per_1000_tokens, unit="1/1000 token",
+               higher_is_better=True, note="" if report.completion_tokens else "no tokens"),
     )  # fmt: skip
 
 

@@ -20,10 +20,12 @@ from capax.measuring.procbench.parsing import parse, parse_json
 from capax.measuring.procbench.problem import Problem
 from capax.measuring.procbench.record import Record, opened
 from capax.measuring.procbench.scoring import score
+from capax.measuring.procbench.stepwise import answer_stepwise
 from capax.measuring.procbench.voting import voted
 
 Mode = Literal["free", "json"]
 Ask = Literal["instructions", "question"]
+Vote = Literal["answers", "states"]
 CountTokens = Callable[[str], int]
 
 
@@ -33,7 +35,9 @@ class Settings:
 
     `max_new_tokens`: of each answer; 512 holds every true answer of up to 6 steps. `ask`: the whole
     prompt as a chat, or the question alone as a text to continue, for models that learnt one task.
-    One answer is greedy; of several `samples`, drawn at `temperature`, the states are voted.
+    One answer is greedy; of several `samples`, drawn at `temperature`, the states are voted: of
+    whole answers, or each state before the next is drawn. Raises ConfigError for a vote on states
+    of an answer in free form, or in a chat, where no answer can be continued.
     """
 
     mode: Mode = "free"
@@ -41,6 +45,14 @@ class Settings:
     ask: Ask = "instructions"
     samples: int = 1
     temperature: float = 0.7
+    vote: Vote = "answers"
+
+    def __post_init__(self) -> None:
+        if self.vote == "states" and (self.mode, self.ask) != ("json", "question"):
+            raise ConfigError(
+                f"a vote on states needs mode json and the question alone, not mode {self.mode} "
+                f"and {self.ask}: each state continues the answer as it stands"
+            )
 
     def request(self, problem: Problem) -> GenerateRequest:
         """Return the request for a problem; its own digest seeds the draws."""
@@ -107,7 +119,12 @@ async def evaluate(
 async def _answer(
     endpoint: Endpoint, problem: Problem, settings: Settings, count_tokens: CountTokens | None
 ) -> Record:
-    completion = await endpoint.generate(settings.request(problem))
+    request = settings.request(problem)
+    if settings.vote == "states":
+        prompt = question_prompt(problem)
+        completion = await answer_stepwise(endpoint, prompt, problem.task, request.params)
+    else:
+        completion = await endpoint.generate(request)
     read = parse_json if settings.mode == "json" else parse
     cut = [choice.finish_reason == "length" for choice in completion.choices]
     texts = [choice.text for choice in completion.choices]
@@ -160,6 +177,7 @@ def run_settings(problems: Sequence[Problem], settings: Settings) -> dict[str, A
             if settings.samples > 1
             else {}
         ),
+        **({"vote": settings.vote} if settings.vote != "answers" else {}),
     }
 
 

@@ -31,7 +31,8 @@ class Row:
 
     `pa_interval` comes from resampling problems, those of SM and FM are Wilson's. `read`: share of
     answers that could be read, `cut`: that stopped at the limit of tokens, `no_prefix`: with
-    PML = 0, `overrun`: right to the end, and then wrongly continued.
+    PML = 0, `overrun`: right to the end, and then wrongly continued. `pa_per_1000_tokens`: PA for
+    what it took, all samples included; None if no token was sampled.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Row:
     cut: float
     no_prefix: float
     overrun: float
+    pa_per_1000_tokens: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +109,11 @@ def _row(name: str, some: Iterable[Record], seed: int) -> Row:
     picks = np.random.default_rng(seed).integers(0, n, (N_RESAMPLES, n))
     low, high = np.quantile(pa[picks].mean(1), (0.025, 0.975))
     n_sm, n_fm = sum(r.sm for r in records), sum(r.fm for r in records)
+    right, tokens = math.fsum(r.pa for r in records), sum(r.completion_tokens for r in records)
     return Row(
         name=name,
         n=n,
-        pa=math.fsum(r.pa for r in records) / n,
+        pa=right / n,
         pa_interval=(float(low), float(high)),
         sm=n_sm / n,
         sm_interval=wilson(n_sm, n),
@@ -120,6 +123,7 @@ def _row(name: str, some: Iterable[Record], seed: int) -> Row:
         cut=sum(r.is_cut for r in records) / n,
         no_prefix=sum(r.pml == 0 for r in records) / n,
         overrun=sum(r.pml == r.steps and not r.sm for r in records) / n,
+        pa_per_1000_tokens=1000 * right / tokens if tokens else None,
     )
 
 
@@ -176,7 +180,7 @@ def _hazard_line(hazard: ConstantHazard) -> str:
 
 def _table(first: str, rows: Sequence[Row]) -> Table:
     shares = [f"{name} % (95 %)" for name in ("PA", "SM", "FM")]
-    head = (first, "n", *shares, "PML = 0", "read", "cut", "overrun")
+    head = (first, "n", *shares, "PML = 0", "read", "cut", "overrun", "PA/1k tokens")
     cells = [
         (
             row.name,
@@ -185,6 +189,7 @@ def _table(first: str, rows: Sequence[Row]) -> Table:
             _share(row.sm, row.sm_interval),
             _share(row.fm, row.fm_interval),
             *(f"{100 * x:.1f}" for x in (row.no_prefix, row.read, row.cut, row.overrun)),
+            "" if row.pa_per_1000_tokens is None else f"{row.pa_per_1000_tokens:.2f}",
         )
         for row in rows
     ]

@@ -19,19 +19,20 @@ def voted(predictions: Sequence[Prediction | None]) -> Prediction | None:
     read = [p for p in predictions if p is not None]
     if not read:
         return None
-    n_states = _most_frequent([len(p.states) for p in read])
+    n_states = most_frequent([len(p.states) for p in read])
     chains = [p.states for p in read if len(p.states) == n_states]
     shorter_or_longer = [p.intermediate for p in read if len(p.states) != n_states]
     intermediate = [
-        _most_frequent(
+        most_frequent(
             [chain[i] for chain in chains] + [c[i] for c in shorter_or_longer if i < len(c)]
         )
         for i in range(n_states - 1)
     ]
-    return Prediction(intermediate, _most_frequent([chain[-1] for chain in chains]))
+    return Prediction(intermediate, most_frequent([chain[-1] for chain in chains]))
 
 
-def _most_frequent(values: Sequence[Any]) -> Any:
+def most_frequent(values: Sequence[Any]) -> Any:
+    """Return the value that is there most often, the first of equals."""
     spelled = [json.dumps(value) for value in values]  # states may be lists
     ((winner, _),) = Counter(spelled).most_common(1)
     return values[spelled.index(winner)]
