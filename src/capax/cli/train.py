@@ -14,6 +14,7 @@ command = LazyGroup(
         "procbench": ("train_procbench", "Train a tiny model that follows one procedure."),
         "swarm": ("train_swarm", "Train tiny models that answer, and judge each other."),
         "players": ("train_players", "Train tiny models that play generated tasks."),
+        "ladder": ("train_ladder", "Train the reference models of a density ruler."),
         "rethink": ("train_rethink", "Train a tiny model that adds and corrects itself."),
     },
     help="Train small parts that methods need (needs the extra 'train').",

@@ -44,6 +44,29 @@ class Schedule:
         return self.learning_rate * (self.floor + (1 - self.floor) * cosine)
 
 
+@dataclass(frozen=True)
+class StableSchedule(Schedule):
+    """Up over `warm_up_steps`, level, and straight down to the floor over the last `decay` steps.
+
+    What stands before the decay does not depend on `steps`, so runs of several lengths may share it
+    (warm-up, stable, decay). `warm_up` is not used.
+    """
+
+    warm_up_steps: int = 60
+    decay: float = 0.1  # share of the steps
+
+    @property
+    def decay_from(self) -> int:
+        """The first step of the decay."""
+        return self.steps - max(1, round(self.decay * self.steps))
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        up = min(1.0, (step + 1) / self.warm_up_steps)
+        left = min(1.0, (self.steps - step) / (self.steps - self.decay_from))
+        return self.learning_rate * up * (self.floor + (1 - self.floor) * left)
+
+
 def train(
     model: nn.Module,
     loss_of: Callable[[int], Tensor],
@@ -56,13 +79,17 @@ def train(
     on_report: Callable[[Mapping[str, float]], None] | None = None,
     stop_after: int | None = None,
     stop_at: int | None = None,
+    begin: Path | None = None,
+    fused: bool = False,
 ) -> None:
     """Train `model`, going on from the checkpoint in `folder` if there is one.
 
     `loss_of(step)` returns the loss of the step's own data; `report(step)` adds measurements to
     a line of the log. `recipe`: what the run is; a checkpoint of another one is refused
     (StoreError). `stop_after`: leave after so many steps of this call; `stop_at`: when
-    so many are done in all, before the schedule ends.
+    so many are done in all, before the schedule ends. `begin`: the folder of another run, whose
+    weights, optimiser and step this one begins with. `fused`: AdamW in one kernel, faster for tiny
+    models and with other last bits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
@@ -73,9 +100,12 @@ def train(
         lr=schedule.learning_rate,
         betas=(0.9, schedule.beta2),
         weight_decay=schedule.weight_decay,
+        fused=fused,
     )
     recipe = {**recipe, "schedule": asdict(schedule)}
     first = _resume(model, optimizer, folder, recipe)
+    if first == 0 and begin is not None:
+        first = _load(model, optimizer, _checkpoint(begin))
     last = min(
         schedule.steps,
         schedule.steps if stop_at is None else stop_at,
@@ -148,6 +178,11 @@ def _resume(
         raise StoreError(
             f"{folder} holds the checkpoint of another recipe; take another folder or remove it"
         )
+    return _load(model, optimizer, path)
+
+
+def _load(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> int:
+    state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
