@@ -36,15 +36,21 @@ async def answer_stepwise(
 ) -> Completion:
     """Return one answer, whose usage is that of all its draws.
 
-    `params`: `n` draws of each state; `max_tokens` and `seed` must be given. All draws together
-    take at most n * max_tokens, as n whole answers do. Raises as the endpoint does.
+    `params`: `n` draws of each state; `max_tokens` and `seed` must be given. The answer, what is
+    given of it included, has at most max_tokens, all draws together n times as many, as n whole
+    answers have. Raises as the endpoint does.
     """
     assert params.max_tokens is not None
     assert params.seed is not None
     text, form = _BEGIN, rf"{_STATES[task.kind]}[,\]]"
     prompt_tokens = sampled = cached = number = 0
     seconds, is_whole = 0.0, False
-    while not is_whole and (left := params.max_tokens - -(-sampled // params.n)) > 0:
+    n_before = await endpoint.count_prompt(prompt)
+    while not is_whole:
+        n_written = await endpoint.count_prompt(prompt + text) - n_before
+        left = params.max_tokens - max(n_written, -(-sampled // params.n))
+        if left < 1:
+            break
         part = dataclasses.replace(
             params,
             max_tokens=left,
