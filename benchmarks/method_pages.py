@@ -648,39 +648,58 @@ def sampling(result: dict[str, Any]) -> str:
 
 
 def procbench(result: dict[str, Any]) -> str:
-    """Specialists by bins of steps, their baselines, and SmolLM2."""
+    """Specialists by bins of steps, their baselines, SmolLM2, and two kinds of votes."""
 
     def rows() -> Iterator[list[str]]:
         for one in result["specialists"]:
             name = f"{one['task']} specialist, {one['n_parameters'] / 1e6:.1f} M"
+            learnt = f"{one['learnt_steps'][0]}-{one['learnt_steps'][-1]} steps"
             for span, row in one["bins"].items():
                 yield [f"{name}: {span} steps", *cells(row)]
-            yield [f"{name}: 2-8 steps, JSON form", *cells(one["json"])]
-            yield [f"{name}: 2-8 steps, at most 64 tokens", *cells(one["free_64_tokens"])]
-            yield [f"untrained, same shape: {one['task']}, 2-8 steps", *cells(one["untrained"])]
+            yield [f"{name}: {learnt}, JSON form", *cells(one["json"])]
+            yield [f"{name}: {learnt}, at most 64 tokens", *cells(one["free_64_tokens"])]
+            yield [f"untrained, same shape: {one['task']}, {learnt}", *cells(one["untrained"])]
         for mode, row in result.get("smollm", {}).items():
             yield [f"SmolLM2-135M, whole instructions, {mode}: 2-6 steps", *cells(row)]
-        for name, row in result.get("public", {}).items():
-            yield [f"public generators, {name}", *cells(row)]
+        for task, ways in result.get("public", {}).items():
+            for span, row in ways["greedy"].items():
+                yield [f"public generators, {task} specialist: {span} steps", *cells(row)]
+        for mode, row in result.get("public_smollm", {}).items():
+            yield [f"public generators, SmolLM2-135M, 23 tasks, {mode}: 2-6 steps", *cells(row)]
+
+    def votes() -> Iterator[list[str]]:
+        for one in result["specialists"]:
+            for way, by_steps in one["votes"].items():
+                for steps, row in by_steps.items():
+                    yield [f"{one['task']}, {steps} steps: {way}", *cells(row)]
 
     def cells(row: dict[str, Any]) -> list[str]:
         low, high = row["sm_interval"]
+        known = "tokens" in row
         return [
             f"{row['n']}", f"{row['pa']:.1%}", f"{row['sm']:.1%} ({low:.0%}–{high:.0%})",
             f"{row['fm']:.1%}", f"{row['cut']:.0%}",
+            f"{row['tokens']:,.0f}" if known else "",
+            f"{row['pa_per_1000_tokens']:.2f}" if known else "",
         ]  # fmt: skip
 
     hazards = []
     for one in result["specialists"]:
-        first, second = one["p_values"]
         fitted = one["hazard"]
+        falls = [
+            f"{span} steps p = {p:.1g}"
+            for span, p in zip(list(one["bins"])[1:], one["p_values"], strict=True)
+        ]
         hazards.append(
             f"{one['task']}: a constant hazard of {fitted['hazard']:.3f} a step fits with R² "
-            f"{fitted['r2']:.2f}; from 2-6 to 7-16 and to 17-25 steps SM falls with p = "
-            f"{first:.0e} and {second:.0e}."
+            f"{fitted['r2']:.2f}; that SM falls from each bin to the next: {', '.join(falls)}."
         )
-    text = table(["", "n", "PA", "SM (95 %)", "FM", "cut"], rows())
-    return f"{text}\n\n{' '.join(hazards)}\n\n![PA and SM over steps](images/procbench.png)"
+    head = ["", "n", "PA", "SM (95 %)", "FM", "cut", "tokens", "PA per 1,000 tokens"]
+    return (
+        f"{table(head, rows())}\n\n{' '.join(hazards)}\n\n"
+        "![PA and SM over steps](images/procbench.png)\n\n"
+        f"Tokens are the sampled ones of a problem, all draws together.\n\n{table(head, votes())}"
+    )
 
 
 def trained_swarm(result: dict[str, Any]) -> str:

@@ -4,10 +4,12 @@
         [--smollm smollm2-135m] [--per-cell 40] [--public FILE --templates DIR]
 
 Each model of `capax train procbench` gets held-out problems of its task with 2 to 25 steps, of
-which it learnt 2 to 8; beside it an untrained model of the same shape, and SmolLM2 with the full
-instructions. With problems of the public generators at hand, the specialists get those of their
-task, once and as votes over eight answers, and SmolLM2 all with 2 to 6 steps. Every answer is kept
-in --work, so the command goes on after any stop. Writes procbench.json and procbench.png.
+which it learnt the shortest; beside it an untrained model of the same shape, and SmolLM2 with the
+full instructions. At its longest learnt steps and beyond, votes on eight whole answers stand beside
+votes on eight draws of each state. With problems of the public generators at hand, the specialists
+get those of their task, and SmolLM2 all with 2 to 6 steps. Every answer is kept in --work, so the
+command goes on after any stop; what is not asked for stays in procbench.json as it was. Writes that
+file and procbench.png.
 """
 
 from __future__ import annotations
@@ -32,13 +34,12 @@ from capax.measuring.procbench.problem import Problem
 from capax.measuring.procbench.public import load_public
 from capax.measuring.procbench.record import Record
 from capax.measuring.procbench.report import summarize, wilson
-from capax.measuring.procbench.specialty import LEARNT_STEPS, held_out_problems, specialty_named
+from capax.measuring.procbench.specialty import held_out_problems, specialty_named
 
 SEED = 12
 STEPS = range(2, 26)
 BINS = {"2-6": range(2, 7), "7-8": range(7, 9), "9-16": range(9, 17), "17-25": range(17, 26)}
-PUBLIC_VOTES = 8
-PUBLISHED_BINS = {"2-6": range(2, 7), "7-16": range(7, 17), "17-25": range(17, 26)}
+VOTES = 8
 
 
 def ask(llm: LLM, problems: Sequence[Problem], settings: Settings, path: Path) -> list[Record]:
@@ -52,8 +53,9 @@ def ask(llm: LLM, problems: Sequence[Problem], settings: Settings, path: Path) -
 
 
 def shares(records: Sequence[Record]) -> dict[str, Any]:
-    """Return means over some records, SM with its 95 % interval."""
+    """Return means over some records, SM with its 95 % interval, and what they took."""
     n, right = len(records), sum(r.sm for r in records)
+    tokens = sum(r.completion_tokens for r in records)
     return {
         "n": n,
         "pa": sum(r.pa for r in records) / n,
@@ -61,7 +63,15 @@ def shares(records: Sequence[Record]) -> dict[str, Any]:
         "sm_interval": wilson(right, n),
         "fm": sum(r.fm for r in records) / n,
         "cut": sum(r.is_cut for r in records) / n,
+        "tokens": tokens / n,
+        "pa_per_1000_tokens": 1000 * sum(r.pa for r in records) / tokens,
     }
+
+
+def by_bins(records: Sequence[Record]) -> dict[str, Any]:
+    """Return the shares of each bin that has problems."""
+    bins = {name: [r for r in records if r.steps in span] for name, span in BINS.items()}
+    return {name: shares(some) for name, some in bins.items() if some}
 
 
 def measure_specialist(path: Path, per_cell: int, work: Path) -> dict[str, Any]:
@@ -69,34 +79,58 @@ def measure_specialist(path: Path, per_cell: int, work: Path) -> dict[str, Any]:
     record = json.loads(path.with_suffix(".json").read_text())
     task = record["recipe"]["task"]
     problems = held_out_problems(task, STEPS, per_cell, SEED)
-    short = [p for p in problems if p.steps in LEARNT_STEPS]
-    room = specialty_named(task).context_len - max(len(question_prompt(p)) for p in problems)
+    learnt = specialty_named(task)
+    short = [p for p in problems if p.steps in learnt.learnt_steps]
+    room = learnt.context_len - max(len(question_prompt(p)) for p in problems)
     free = Settings("free", room, "question")
     with LLM(path, threads=1, n_sequences=16, parallel=16) as llm:
         answers = ask(llm, problems, free, work / f"{task}.jsonl")
         as_json = ask(llm, short, Settings("json", room, "question"), work / f"{task}-json.jsonl")
         little = ask(llm, short, Settings("free", 64, "question"), work / f"{task}-64.jsonl")
+        votes = measure_votes(llm, task, room, work)
     report = summarize(answers, room)
-    bins = {name: [r for r in answers if r.steps in span] for name, span in BINS.items()}
-    published = [[r for r in answers if r.steps in span] for span in PUBLISHED_BINS.values()]
-    learnt = [r for r in answers if r.steps in LEARNT_STEPS]
+    bins = [[r for r in answers if r.steps in span] for span in BINS.values()]
     return {
         "task": task,
         "n_parameters": record["n_parameters"],
         "n_tokens": record["n_tokens"],
+        "learnt_steps": list(learnt.learnt_steps),
         "per_cell": per_cell,
         "by_steps": {
             str(s): shares([r for r in answers if r.steps == s]) for s in STEPS
         },
-        "bins": {name: shares(some) for name, some in bins.items()},
-        "learnt": shares(learnt),
-        "p_values": [drop_p(a, b) for a, b in pairwise(published)],
+        "bins": by_bins(answers),
+        "p_values": [drop_p(a, b) for a, b in pairwise(bins)],
         "survival": [[s.step, s.survival, s.fraction] for s in report.survival],
         "hazard": report.as_dict()["hazard"],
         "json": shares(as_json),
         "free_64_tokens": shares(little),
+        "votes": votes,
         "untrained": untrained(record["recipe"], short, work / f"{task}-untrained.jsonl"),
     }  # fmt: skip
+
+
+def ways(room: int) -> dict[str, Settings]:
+    """Return how an answer is had: greedily, or by votes over draws."""
+    return {
+        "greedy": Settings("json", room, "question"),
+        f"votes on {VOTES} answers": Settings("json", room, "question", VOTES, 1.0),
+        f"votes on {VOTES} draws of each state": Settings(
+            "json", room, "question", VOTES, 1.0, vote="states"
+        ),
+    }
+
+
+def measure_votes(llm: LLM, task: str, room: int, work: Path) -> dict[str, dict[str, Any]]:
+    """Ask at the longest learnt steps and the two beyond. Gives shares by way and by steps."""
+    last = specialty_named(task).learnt_steps[-1]
+    steps = (last, last + 1, last + 2)
+    problems = held_out_problems(task, steps, 20, SEED)
+    found = {}
+    for way, settings in ways(room).items():
+        records = ask(llm, problems, settings, work / f"votes-{task}-{way.replace(' ', '-')}.jsonl")
+        found[way] = {str(s): shares([r for r in records if r.steps == s]) for s in steps}
+    return found
 
 
 def drop_p(before: Sequence[Record], after: Sequence[Record]) -> float:
@@ -132,30 +166,33 @@ def measure_smollm(model: str, tasks: Sequence[str], work: Path) -> dict[str, An
     return found
 
 
-def measure_public(
-    problems: Path, templates: Path, models: Sequence[Path], smollm: str | None, work: Path
-) -> dict[str, Any]:
-    """Ask the published problems. Gives shares by what was asked, and of how."""
-    known = load_public(problems, templates)
-    found = {}
+def measure_public(problems: Path, models: Sequence[Path], work: Path) -> dict[str, Any]:
+    """Ask the specialists the published problems. Gives shares by task, way and bin."""
+    known = load_public(problems)
+    found: dict[str, dict[str, Any]] = {}
     for path in models:
         task = json.loads(path.with_suffix(".json").read_text())["recipe"]["task"]
         own = [p for p in known if p.task.name == task]
+        found[task] = {}
+        room = specialty_named(task).context_len - max(len(question_prompt(p)) for p in own)
         with LLM(path, threads=1, n_sequences=16, parallel=16) as llm:
-            for samples in (1, PUBLIC_VOTES):
-                settings = Settings("free", 900, "question", samples, temperature=1.0)
-                records = ask(llm, own, settings, work / f"public-{task}-{samples}.jsonl")
-                votes = "" if samples == 1 else f", votes over {samples}"
-                for name, span in PUBLISHED_BINS.items():
-                    row = shares([r for r in records if r.steps in span])
-                    found[f"{task} specialist{votes}: {name} steps"] = row
-    short = [p for p in known if p.steps in PUBLISHED_BINS["2-6"]]
-    if smollm is not None:
-        with LLM(smollm, threads=1, ctx_size=3584, n_sequences=16, parallel=16) as llm:
-            for mode in ("free", "json"):
-                settings = Settings(mode, 512)  # type: ignore[arg-type]
-                records = ask(llm, short, settings, work / f"public-smollm-{mode}.jsonl")
-                found[f"SmolLM2-135M, 23 tasks, {mode}: 2-6 steps"] = shares(records)
+            for way, settings in ways(room).items():
+                answers = work / f"public-{task}-{way.replace(' ', '-')}.jsonl"
+                found[task][way] = by_bins(ask(llm, own, settings, answers))
+    return found
+
+
+def measure_public_smollm(
+    problems: Path, templates: Path, model: str, work: Path
+) -> dict[str, dict[str, Any]]:
+    """Ask SmolLM2 all published problems of 2 to 6 steps, in both modes."""
+    short = [p for p in load_public(problems, templates) if p.steps in BINS["2-6"]]
+    found = {}
+    with LLM(model, threads=1, ctx_size=3584, n_sequences=16, parallel=16) as llm:
+        for mode in ("free", "json"):
+            settings = Settings(mode, 512)  # type: ignore[arg-type]
+            records = ask(llm, short, settings, work / f"public-smollm-{mode}.jsonl")
+            found[mode] = shares(records)
     return found
 
 
@@ -166,12 +203,10 @@ def picture(found: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, len(found["specialists"]), sharey=True, squeeze=False)[0]
     for axes, one in zip(panels, found["specialists"], strict=True):
-        rows = one["by_steps"]
+        rows, learnt = one["by_steps"], one["learnt_steps"]
         steps = [int(s) for s in rows]
         low, high = zip(*(row["sm_interval"] for row in rows.values()), strict=True)
-        axes.axvspan(
-            LEARNT_STEPS.start - 0.5, LEARNT_STEPS.stop - 0.5, color="#eee", label="learnt"
-        )
+        axes.axvspan(learnt[0] - 0.5, learnt[-1] + 0.5, color="#eee", label="learnt")
         axes.fill_between(steps, low, high, alpha=0.2)
         axes.plot(
             steps, [r["pa"] for r in rows.values()], "--", color="#888", label="PA: leading share"
@@ -194,23 +229,23 @@ def main() -> int:
     parser.add_argument("--smollm", metavar="MODEL")
     parser.add_argument("--public", type=Path, metavar="FILE")
     parser.add_argument("--templates", type=Path, metavar="DIR")
-    parser.add_argument("--only-public", action="store_true", help="keep the other results")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     models = sorted(options.models.glob("*.gguf"))
     result = options.out / "procbench.json"
-    if options.only_public:
-        found: dict[str, Any] = json.loads(result.read_text())
-    else:
-        specialists = [measure_specialist(path, options.per_cell, options.work) for path in models]
-        found = {"learnt_steps": list(LEARNT_STEPS), "specialists": specialists}
-        if options.smollm:
-            tasks = [one["task"] for one in specialists]
-            found["smollm"] = measure_smollm(options.smollm, tasks, options.work)
+    found: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
+    found["specialists"] = [
+        measure_specialist(path, options.per_cell, options.work) for path in models
+    ]
+    if options.smollm:
+        tasks = [one["task"] for one in found["specialists"]]
+        found["smollm"] = measure_smollm(options.smollm, tasks, options.work)
     if options.public:
-        found["public"] = measure_public(
-            options.public, options.templates, models, options.smollm, options.work
-        )
+        found["public"] = measure_public(options.public, models, options.work)
+        if options.smollm:
+            found["public_smollm"] = measure_public_smollm(
+                options.public, options.templates, options.smollm, options.work
+            )
     result.write_text(json.dumps(found, indent=1) + "\n")
     picture(found, options.out / "procbench.png")
     return 0

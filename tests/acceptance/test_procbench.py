@@ -18,6 +18,7 @@ from capax.measuring.procbench.public import load_public
 from capax.measuring.procbench.record import Record, load, load_answers
 from capax.measuring.procbench.report import markdown, summarize
 from capax.measuring.procbench.scoring import Prediction, score
+from capax.measuring.procbench.specialty import is_public
 from tests.measuring.procbench.surface import STYLES
 from tests.scaling.scripted import Scripted
 
@@ -224,6 +225,7 @@ def test_all_problems_of_the_public_generators_are_solved() -> None:
     assert len(problems) == 1656
     for problem in problems:
         assert solve(problem.task.name, problem.question) == list(problem.states)
+    assert all(map(is_public, problems))
     pml = [score(Prediction([p.init] * (p.steps - 1), p.init), p).pml for p in problems]
     assert [pml.count(n) for n in range(6)] == [1605, 39, 7, 3, 0, 2]
     assert sum(score(Prediction([], p.final), p).pml for p in problems) == 8

@@ -19,7 +19,8 @@ from capax.measuring.procbench.hazard import Chain, kaplan_meier
 from capax.measuring.procbench.record import Record
 from capax.measuring.procbench.specialty import held_out_problems, is_held_out
 
-MODEL = Path(__file__).parents[2] / "models" / "procbench" / "rhythm.gguf"
+MODELS = Path(__file__).parents[2] / "models" / "procbench"
+MODEL = MODELS / "rhythm.gguf"
 FREE = Settings("free", 900, "question")
 
 
@@ -38,11 +39,12 @@ def answered(
     return ask(llm, problems, settings, folder / f"{settings.mode}{settings.max_new_tokens}.jsonl")
 
 
-def test_the_file_is_what_its_record_says() -> None:
-    record = json.loads(MODEL.with_suffix(".json").read_text())
-    assert record["sha256"][MODEL.name] == hashlib.sha256(MODEL.read_bytes()).hexdigest()
-    assert record["recipe"]["task"] == "Rhythm"
-    log = MODEL.with_name("rhythm.log.jsonl").read_text().splitlines()
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.gguf")), ids=lambda p: p.stem)
+def test_the_file_is_what_its_record_says(path: Path) -> None:
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["sha256"][path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["recipe"]["task"].lower() == path.stem
+    log = path.with_suffix(".log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["step"] == record["recipe"]["steps"]
 
 

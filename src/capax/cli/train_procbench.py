@@ -16,7 +16,7 @@ TOKENS = 4096  # of a step
 @run_options(steps=1600, unit="Steps of 4,096 characters.")
 @click.option(
     "--task", type=click.Choice(["Rhythm", "PushPop"]), default="Rhythm", show_default=True,
-    help="The task of ProcBench that it learns, with 2 to 8 steps.",
+    help="The task of ProcBench that it learns: Rhythm with 2 to 8 steps, PushPop with 2 to 6.",
 )  # fmt: skip
 @encoding_option
 def command(folder: Path, task: str, steps: int, encoding: str, seed: int, threads: int) -> None:

@@ -1,7 +1,8 @@
 """ProcBench problems to learn from: the question alone, character by character.
 
 A specialist learns one task with few steps and is then asked for many (`capax train procbench`).
-Questions whose hash says so are held out: no text to learn from holds them.
+Questions whose hash says so are held out: no text to learn from holds them. Nor does any hold a
+question of the public generators' 1,656 examples, known here by their digests alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,29 +20,38 @@ from capax.errors import ConfigError
 from capax.measuring.procbench import generate
 from capax.measuring.procbench.draws import Draws
 from capax.measuring.procbench.evaluate import question_prompt, reference
-from capax.measuring.procbench.generators.drawn import Drawn
-from capax.measuring.procbench.generators.generate import GENERATORS
-from capax.measuring.procbench.instructions import INSTRUCTIONS
-from capax.measuring.procbench.problem import DIGITS, LETTERS, TASKS, Problem
+from capax.measuring.procbench.generators.generate import GENERATORS, problem_of
+from capax.measuring.procbench.problem import DIGITS, LETTERS, Problem
 
 if TYPE_CHECKING:
     from capax.training.records import Record
 
 HELD_OUT = 8  # one question in so many is held out
-LEARNT_STEPS = range(2, 9)
 _PUNCTUATION = ' \n:,()[]_{}"SINA'  # what questions and answers have besides letters and digits
 
 
 def is_held_out(question: str) -> bool:
-    """Say whether a question must not be learnt from, by a hash of its text."""
+    """Say whether a question is kept to be asked, by a hash of its text."""
     return zlib.crc32(question.encode()) % HELD_OUT == 0
+
+
+def is_public(problem: Problem) -> bool:
+    """Say whether a question is one of the public examples."""
+    return problem.digest[:16] in _public_questions()
+
+
+@cache
+def _public_questions() -> frozenset[str]:
+    """Return the first 16 digits of the digest of each public example."""
+    return frozenset(files(__package__).joinpath("public_questions.txt").read_text().split())
 
 
 @dataclass(frozen=True)
 class Specialty:
-    """One ProcBench task as records of 2 to 8 steps."""
+    """One ProcBench task as records of few steps."""
 
     task: str
+    learnt_steps: range
     context_len: int
     tokens: Sequence[str] = tuple(sorted(set(LETTERS + DIGITS + _PUNCTUATION)))
     merges: Sequence[tuple[str, str]] = ()
@@ -49,22 +61,18 @@ class Specialty:
         return self.task.lower()
 
     def record(self, rng: np.random.Generator) -> Record:
-        """Return a problem that is not held out, as many of each number of steps."""
+        """Return a problem neither held out nor public, as many of each number of steps."""
         from capax.training.records import END, Record
 
-        steps = int(rng.integers(LEARNT_STEPS.start, LEARNT_STEPS.stop))
+        steps = int(rng.integers(self.learnt_steps.start, self.learnt_steps.stop))
         draws = Draws(f"procbench/learnt/{rng.integers(2**62)}")
         while True:
             drawn = GENERATORS[self.task](draws, steps)
-            if len(drawn.states) == steps and not is_held_out(drawn.question):
-                problem = _problem(self.task, drawn)
+            if len(drawn.states) != steps or is_held_out(drawn.question):
+                continue
+            problem = problem_of(self.task, drawn)
+            if not is_public(problem):
                 return Record(question_prompt(problem), (*reference(problem), END))
-
-
-def _problem(task: str, drawn: Drawn) -> Problem:
-    return Problem(
-        TASKS[task], "", INSTRUCTIONS[task], drawn.question, drawn.init, tuple(drawn.states)
-    )
 
 
 def held_out_problems(task: str, steps: Sequence[int], per_cell: int, seed: int) -> list[Problem]:
@@ -82,8 +90,8 @@ def held_out_problems(task: str, steps: Sequence[int], per_cell: int, seed: int)
 
 
 SPECIALTIES: Mapping[str, Specialty] = {
-    "Rhythm": Specialty("Rhythm", 1024),
-    "PushPop": Specialty("PushPop", 2048),
+    "Rhythm": Specialty("Rhythm", range(2, 9), 1024),
+    "PushPop": Specialty("PushPop", range(2, 7), 2048),
 }
 
 

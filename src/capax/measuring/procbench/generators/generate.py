@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from capax.errors import ConfigError
 from capax.measuring.procbench.draws import Draws
 from capax.measuring.procbench.generators import appending, counting, editing, splitting
-from capax.measuring.procbench.generators.drawn import Generator
+from capax.measuring.procbench.generators.drawn import Drawn, Generator
 from capax.measuring.procbench.instructions import INSTRUCTIONS
 from capax.measuring.procbench.problem import MAX_STEPS, MIN_STEPS, TASKS, Problem
 
@@ -67,6 +67,13 @@ def generate(
             yield from _cell(name, n_steps, per_cell, seed)
 
 
+def problem_of(task: str, drawn: Drawn, example: str = "") -> Problem:
+    """Return a draw as a problem, with our own instructions."""
+    return Problem(
+        TASKS[task], example, INSTRUCTIONS[task], drawn.question, drawn.init, tuple(drawn.states)
+    )
+
+
 def _cell(name: str, n_steps: int, amount: int, seed: int) -> Iterator[Problem]:
     draws = Draws(f"procbench/{seed}/{name}/{n_steps}")
     seen: set[str] = set()
@@ -78,10 +85,7 @@ def _cell(name: str, n_steps: int, amount: int, seed: int) -> Iterator[Problem]:
             continue
         example = f"{n_steps:02d}-{len(seen):04d}"
         seen.add(drawn.question)
-        yield Problem(
-            TASKS[name], example, INSTRUCTIONS[name], drawn.question, drawn.init,
-            tuple(drawn.states),
-        )  # fmt: skip
+        yield problem_of(name, drawn, example)
     if len(seen) < amount:
         raise ConfigError(
             f"{name} with {n_steps} steps gave {len(seen)} different problems in {MAX_DRAWS:,} "
