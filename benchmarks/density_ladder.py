@@ -32,8 +32,8 @@ RATIOS_OF_LARGEST = (10, 15, 20, 30)
 EARLY_OF_LARGEST = (2, 3, 5, 7)  # so that the held-out scores span what the sigmoid does
 MIDDLE, TEACHER = "28k", "37k/60N"
 TARGETS = (
-    "self", "self again", "self larger", "half the tokens", "twice the tokens", "better data",
-    "noisy data", "layers twice", "distilled",
+    "self", "self #2", "self #3", "self #4", "half the tokens", "better data", "noisy data",
+    "layers twice", "distilled",
 )  # fmt: skip
 PRUNED = (0.3, 0.5)
 ENCODINGS = ("F16", "Q8_0", "Q4_1")
@@ -67,11 +67,11 @@ def _say(point: Any) -> None:
     )
 
 
-def target_rungs() -> tuple[Rung, Rung]:
-    """Return the size of the targets and a larger one; neither is of the ladder."""
+def target_rung() -> Rung:
+    """Return the size of the targets, which is not of the ladder."""
     from capax.training.ladder import LADDER
 
-    return replace(LADDER["19k"], d_ffn=96), replace(LADDER["37k"], d_ffn=128)
+    return replace(LADDER["19k"], d_ffn=96)
 
 
 def tokens_of_reference() -> int:
@@ -82,22 +82,26 @@ def tokens_of_reference() -> int:
 
 
 def train_target(name: str, work: Path, exam: Exam) -> None:
-    """Train a target on D0 tokens, and keep what it and its variants make of the exam."""
+    """Train a target on D0 tokens, and keep what it and its variants make of the exam.
+
+    "NAME #2" is NAME with seed 2: other first weights and other texts.
+    """
     from capax.training.bench_s import Mix
     from capax.training.ladder import train_once
     from capax.training.ladder_targets import looped
 
     d0, mix = tokens_of_reference(), Mix()
-    target, larger = target_rungs()
+    target = target_rung()
     run = work / "targets" / name
-    tokens: float = {"half the tokens": d0 / 2, "twice the tokens": 2 * d0}.get(name, d0)
-    seed = 2 if name == "self again" else 1
+    kind, _, number = name.partition(" #")
+    seed = int(number or 1)
+    tokens = d0 / 2 if kind == "half the tokens" else d0
     mixes = {"better data": replace(mix, junk=0.0), "noisy data": replace(mix, noise=0.3)}
     model = train_once(
-        larger if name == "self larger" else target,
+        target,
         tokens,
         run,
-        mix=mixes.get(name, mix),
+        mix=mixes.get(kind, mix),
         seed=seed,
         model=looped(target, seed) if name == "layers twice" else None,
         loss_of=_distilled(work, target, seed) if name == "distilled" else None,
@@ -148,6 +152,31 @@ def keep(name: str, model: Llama, tokens: float, exam: Exam, work: Path, **facts
     print(f"{name}: {row['loss']:.4f} {row['score']:.3f}", flush=True)
 
 
+def other_rungs() -> dict[str, tuple[Rung, Sequence[float]]]:
+    """Return sizes that were tried and are not of the family, with their tokens per parameter."""
+    from capax.training.ladder import LADDER, RATIOS
+
+    base = LADDER["37k"]
+    wide = replace(base, d_model=64, n_heads=4, learning_rate=1.5e-3)
+    return {
+        "12k, one layer": (replace(base, n_layers=1), RATIOS),
+        "70k, 64 wide, two layers": (replace(wide, n_layers=2, d_ffn=128), (10,)),
+        "87k, 64 wide, three layers": (wide, (10, 15)),
+    }
+
+
+def judge_others(work: Path, law: dict[str, float]) -> list[dict[str, Any]]:
+    """Return the points of other shapes that are there, and how far the law is off."""
+    rows = []
+    for name in other_rungs():
+        for p in read_points(work / "other", [name]):
+            if p["phase"] == "decayed":
+                n, d = p["params"], p["tokens"]
+                fitted = law["a"] * n ** -law["alpha"] + law["b"] * d ** -law["beta"]
+                rows.append({**p, "residual": fitted / p["loss"] - 1})
+    return rows
+
+
 def read_targets(work: Path) -> tuple[list[dict[str, Any]], dict[str, Answers]]:
     """Return the targets that are there, and their answers."""
     variants = [f"pruned {share:.0%}" for share in PRUNED]
@@ -172,22 +201,40 @@ def read_points(work: Path, sizes: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
+def publish(result: dict[str, Any], folder: Path) -> None:
+    """Write the ruler and the tables it was fitted on, unless a gate or a self-density fails."""
+    of_self = [g for g in result.get("target_gates", ()) if g["gate"].startswith("self")]
+    if result["ruler"] is None or not all(g["holds"] for g in of_self):
+        print("no ruler is published")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    ruler = {**result["ruler"], "recipe": result["recipe"], "exponents_90": result["exponents"]}
+    (folder / "ruler.json").write_text(json.dumps(ruler, indent=1) + "\n")
+    lines = (json.dumps(point) for point in result["points"])
+    (folder / "points.jsonl").write_text("\n".join(lines) + "\n")
+
+
 def main() -> int:
     """Train what is missing, fit, judge, and write JSON and picture."""
     parser = argparse.ArgumentParser(description="the densing law with a ladder trained here")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--work", type=Path, default=Path("build/ladder"))
+    parser.add_argument("--models", type=Path, default=Path("models/density-ladder"))
     parser.add_argument("--fit-only", action="store_true")
+    parser.add_argument("--others", action="store_true", help="train the shapes left out, too")
     options = parser.parse_args()
     import torch
 
     from capax.training.bench_s import Mix
-    from capax.training.ladder import LADDER, Exam
+    from capax.training.ladder import LADDER, Exam, climb
 
     torch.set_num_threads(1)
     if not options.fit_only:
         train_ladder(options.work, list(LADDER))
         exam = Exam()
+        if options.others:
+            for name, (rung, ratios) in other_rungs().items():
+                climb(rung, options.work / "other" / name, ratios=ratios, exam=exam, on_point=_say)
         for name in TARGETS:
             if not (options.work / "targets" / f"{name}.json").exists():
                 train_target(name, options.work, exam)
@@ -200,9 +247,11 @@ def main() -> int:
         "held_out_size": HELD_OUT_SIZE,
         "exam": {"problems": 2000, "seed": 99},
     }
-    result = {"recipe": recipe, **found, "points": points}
+    others = judge_others(options.work, found["loss_law"]["law"])
+    result = {"recipe": recipe, **found, "points": points, "other_shapes": others}
     (options.out / "density_ladder.json").write_text(json.dumps(result, indent=1) + "\n")
     picture(result, options.out / "density_ladder.png")
+    publish(result, options.models)
     print("gates that fail:", ", ".join(found["failed_gates"]) or "none")
     return 0
 

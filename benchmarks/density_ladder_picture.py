@@ -35,6 +35,7 @@ def _law(axes: Any, found: dict[str, Any]) -> None:
                   ms=5, label=f"{size}{', held out' if is_held_out else ''}")  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="tokens D", ylabel="nats per answer token",
              title="loss of answers, and the law")  # fmt: skip
+    axes.xaxis.set_minor_formatter("")
     axes.legend(fontsize=7, frameon=False)
 
 
@@ -58,6 +59,7 @@ def _targets(axes: Any, found: dict[str, Any]) -> None:
         axes.errorbar([r["loss"] for r in rows], list(places),
                       xerr=[2 * r["loss_se"] for r in rows], fmt="o", ms=4)  # fmt: skip
         axes.set(title="no ruler: loss minus that of 'self'", xlabel="nats per answer token")
+        axes.axvline(0, color="#999", lw=0.8)
         return
     for place, row in zip(places, rows, strict=True):
         if row["rho"]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.density_ladder_fit import HELD_OUT_SIZE, Answers, loss_study, score_study, study
 from capax.cli import main
 from capax.errors import ConfigError
 from capax.measuring.densing_law import (
@@ -363,3 +364,114 @@ def test_tables_that_are_none(
     path.write_text(text)
     assert main.run(["measure", "density", str(path)]) != 0
     assert message in capsys.readouterr().err
+
+
+# --- the ladder trained here --------------------------------------------------------------
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "density_ladder.json"
+RULER = Path(__file__).parents[2] / "models" / "density-ladder" / "ruler.json"
+
+
+def trained(known: Ruler, rng: np.random.Generator, n_of: dict[str, float]) -> list[dict[str, Any]]:
+    """Return points as a trained ladder has them, with 0.5 % noise on the loss."""
+    rows = []
+    for size, n in n_of.items():
+        phases = [("decayed", r) for r in (10, 15, 20, 30, 40, 60)]
+        phases += [("stable", r) for r in (0.2, 0.5, 1, 2, 4, 8)]
+        for phase, ratio in phases:
+            loss = known.loss(n, n * ratio) * np.exp(0.005 * rng.normal())
+            score = known.score_of_loss(loss) + 0.003 * rng.normal()
+            rows.append(
+                {"size": size, "params": n, "tokens": n * ratio, "phase": phase,
+                 "loss": float(loss), "score": float(np.clip(score, 0, 1))}
+            )  # fmt: skip
+    return rows
+
+
+def target(known: Ruler, name: str, rho: float, n: float, **facts: Any) -> dict[str, Any]:
+    """Return a target that does as well as a reference model of rho x n parameters."""
+    loss = known.loss(rho * n)
+    return {"name": name, "params": n, "tokens": known.d0, "loss": loss,
+            "score": known.score_of_loss(loss), **facts}  # fmt: skip
+
+
+SIZES = {"20k": 2e4, "60k": 6e4, "200k": 2e5, HELD_OUT_SIZE: 6e5}
+
+
+def test_a_ladder_that_holds_gives_densities_and_one_that_fails_gives_none() -> None:
+    known, rng = truth(gamma=-2.5), np.random.default_rng(4)
+    points = trained(known, rng, SIZES)
+    rows = [
+        target(known, "self", 1.0, 1.2e5),
+        target(known, "better", 1.6, 1.2e5),
+        target(known, "F16", 1.0, 1.2e5, bits={"without_embedding": 1.2e5 * 16}),
+        target(known, "Q8_0", 0.99, 1.2e5, bits={"without_embedding": 1.2e5 * 8.5}),
+    ]
+    spread = 0.2 * rng.normal(size=1500)
+    answers = {
+        r["name"]: Answers(
+            r["loss"] + spread - spread.mean(), (rng.random(1500) < r["score"]).astype(float)
+        )
+        for r in rows
+    }
+    found = study(points, rows, answers, known.d0)
+    assert found["failed_gates"] == []
+    own, better, half, quantised = found["targets"]
+    assert own["rho"] == pytest.approx(1, abs=0.1)
+    assert own["interval_90"][0] <= 1 <= own["interval_90"][1]
+    assert better["interval_80"][0] > own["rho"]
+    by_bits = quantised["rho_mem"] / half["rho_mem"]
+    effective = quantised["effective_params"] / half["effective_params"]
+    assert by_bits == pytest.approx(effective * 16 / 8.5, rel=1e-6)
+    assert found["sensitivity"]["all_lower"]
+    assert found["sensitivity"]["tau_effective"] == 1
+    assert found["paired"][1]["loss"] == pytest.approx(better["loss"] - own["loss"])
+
+    assert all(g["holds"] for g in found["target_gates"])
+    assert len(found["target_gates"]) == 4
+
+    # Negative control: a size that is far off, and there is no ruler to read.
+    for p in points:
+        p["loss"] *= 1.2 if p["size"] == "60k" else 1.0
+    failed = study(points, rows, answers, known.d0)
+    assert "fitted_error" in failed["failed_gates"]
+    assert failed["ruler"] is None
+    assert failed["targets"] is None
+
+
+def test_the_trained_ladder_is_judged_by_its_points() -> None:
+    found = json.loads(RESULTS.read_text())
+    law, score = loss_study(found["points"]), score_study(found["points"])
+    for kept, again in ((found["loss_law"], law), (found["sigmoid"], score)):
+        assert [g["gate"] for g in again["gates"]] == [g["gate"] for g in kept["gates"]]
+        for a, b in zip(kept["gates"], again["gates"], strict=True):
+            assert b["value"] == pytest.approx(a["value"], rel=1e-3, abs=1e-6)
+            assert b["holds"] == a["holds"]
+    failed = [g["gate"] for g in (*law["gates"], *score["gates"]) if not g["holds"]]
+    assert found["failed_gates"] == failed
+    # No ruler is published from a ladder that fails.
+    assert (found["ruler"] is None) == bool(failed)
+    of_self = [g["holds"] for g in found.get("target_gates", ()) if g["gate"].startswith("self")]
+    is_published = not failed and all(of_self)
+    assert RULER.exists() == is_published
+    if is_published:
+        assert Ruler.from_json(json.loads(RULER.read_text())).to_json() == found["ruler"]
+
+
+def test_what_was_done_to_one_model_shows_where_seeds_hide_the_rest() -> None:
+    found = json.loads(RESULTS.read_text())
+    rows = {r["name"]: r for r in found["measured"]}
+    gaps = {r["name"]: r for r in found["paired"]}
+    own = rows["self"]
+    # The same model, pruned and encoded: no training in between.
+    assert gaps["pruned 50%"]["loss"] > gaps["pruned 30%"]["loss"] > 10 * gaps["F16"]["loss_se"]
+    assert abs(gaps["Q8_0"]["loss"]) < 0.005 * own["loss"]
+    assert gaps["Q4_1"]["loss"] > 5 * gaps["Q4_1"]["loss_se"]
+    n_vectors = 2 * 2 * 32 + 32  # norms of two layers and the last one, in F32
+    for name, bits_per_weight in (("F16", 16), ("Q8_0", 8.5), ("Q4_1", 5)):
+        bits = (own["params"] - n_vectors) * bits_per_weight + n_vectors * 32
+        assert rows[name]["bits"]["without_embedding"] == pytest.approx(bits, rel=1e-6)
+    # Seeds of one recipe differ by as much as better or noisier data does: no order is claimed.
+    seeds = [r["loss"] for r in found["measured"] if r["name"].startswith("self")]
+    assert len(seeds) >= 4
+    assert np.ptp(seeds) > abs(gaps["better data"]["loss"])
