@@ -661,8 +661,8 @@ def procbench(result: dict[str, Any]) -> str:
             yield [f"untrained, same shape: {one['task']}, {learnt}", *cells(one["untrained"])]
         for mode, row in result.get("smollm", {}).items():
             yield [f"SmolLM2-135M, whole instructions, {mode}: 2-6 steps", *cells(row)]
-        for task, ways in result.get("public", {}).items():
-            for span, row in ways["greedy"].items():
+        for task, bins in result.get("public", {}).items():
+            for span, row in bins.items():
                 yield [f"public generators, {task} specialist: {span} steps", *cells(row)]
         for mode, row in result.get("public_smollm", {}).items():
             yield [f"public generators, SmolLM2-135M, 23 tasks, {mode}: 2-6 steps", *cells(row)]

@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -106,7 +105,7 @@ def measure_specialist(path: Path, per_cell: int, work: Path) -> dict[str, Any]:
         "json": shares(as_json),
         "free_64_tokens": shares(little),
         "votes": votes,
-        "untrained": untrained(record["recipe"], short, work / f"{task}-untrained.jsonl"),
+        "untrained": untrained(record["recipe"], short, work),
     }  # fmt: skip
 
 
@@ -122,9 +121,9 @@ def ways(room: int) -> dict[str, Settings]:
 
 
 def measure_votes(llm: LLM, task: str, room: int, work: Path) -> dict[str, dict[str, Any]]:
-    """Ask at the longest learnt steps and the two beyond. Gives shares by way and by steps."""
-    last = specialty_named(task).learnt_steps[-1]
-    steps = (last, last + 1, last + 2)
+    """Ask at every other learnt number of steps and the two beyond. Gives shares by way, steps."""
+    learnt = specialty_named(task).learnt_steps
+    steps = (*learnt[::2], learnt.stop, learnt.stop + 1)
     problems = held_out_problems(task, steps, 20, SEED)
     found = {}
     for way, settings in ways(room).items():
@@ -139,20 +138,19 @@ def drop_p(before: Sequence[Record], after: Sequence[Record]) -> float:
     return float(fisher_exact(table, alternative="greater").pvalue)
 
 
-def untrained(recipe: dict[str, Any], problems: Sequence[Problem], path: Path) -> dict[str, Any]:
-    """Ask a model of the same shape after one step of training."""
+def untrained(recipe: dict[str, Any], problems: Sequence[Problem], work: Path) -> dict[str, Any]:
+    """Ask a model of the same shape after one step of training; it is kept in `work`."""
     from capax.training.record_run import RecordRecipe, train_on_records, write_model
 
     task, one = (
         specialty_named(recipe["task"]),
         RecordRecipe(**{**recipe, "steps": 1, "tokens": 256}),
     )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        made = write_model(train_on_records(task, one, folder), task, one, folder, "Q8_0")
-        with LLM(made, threads=1, n_sequences=16, parallel=16) as llm:
-            settings = Settings("free", 200, "question")
-            return shares(ask(llm, problems[::4], settings, path))
+    folder = work / f"untrained-{task.name}"
+    made = write_model(train_on_records(task, one, folder), task, one, folder, "Q8_0")
+    with LLM(made, threads=1, n_sequences=16, parallel=16) as llm:
+        settings = Settings("free", 200, "question")
+        return shares(ask(llm, problems[::4], settings, folder / "answers.jsonl"))
 
 
 def measure_smollm(model: str, tasks: Sequence[str], work: Path) -> dict[str, Any]:
@@ -167,18 +165,16 @@ def measure_smollm(model: str, tasks: Sequence[str], work: Path) -> dict[str, An
 
 
 def measure_public(problems: Path, models: Sequence[Path], work: Path) -> dict[str, Any]:
-    """Ask the specialists the published problems. Gives shares by task, way and bin."""
+    """Ask the specialists the published problems, greedily. Gives shares by task and bin."""
     known = load_public(problems)
-    found: dict[str, dict[str, Any]] = {}
+    found = {}
     for path in models:
         task = json.loads(path.with_suffix(".json").read_text())["recipe"]["task"]
         own = [p for p in known if p.task.name == task]
-        found[task] = {}
         room = specialty_named(task).context_len - max(len(question_prompt(p)) for p in own)
         with LLM(path, threads=1, n_sequences=16, parallel=16) as llm:
-            for way, settings in ways(room).items():
-                answers = work / f"public-{task}-{way.replace(' ', '-')}.jsonl"
-                found[task][way] = by_bins(ask(llm, own, settings, answers))
+            settings = Settings("json", room, "question")
+            found[task] = by_bins(ask(llm, own, settings, work / f"public-{task}-greedy.jsonl"))
     return found
 
 

@@ -31,9 +31,14 @@ def llm() -> Iterator[LLM]:
 
 
 def answered(
-    llm: LLM, folder: Path, steps: Sequence[int], n: int, settings: Settings = FREE
+    llm: LLM,
+    folder: Path,
+    steps: Sequence[int],
+    n: int,
+    settings: Settings = FREE,
+    task: str = "Rhythm",
 ) -> list[Record]:
-    problems = held_out_problems("Rhythm", steps, n, seed=31)
+    problems = held_out_problems(task, steps, n, seed=31)
     assert all(is_held_out(p.question) for p in problems)
     llm.close()
     return ask(llm, problems, settings, folder / f"{settings.mode}{settings.max_new_tokens}.jsonl")
@@ -72,3 +77,17 @@ def test_the_form_costs_nothing_and_fewer_tokens_never_help(llm: LLM, tmp_path: 
     assert shares(short)["pa"] <= shares(free)["pa"] + 0.005
     assert all(r.completion_tokens <= 64 for r in short)
     assert all(r.sm == 0 for r in short if r.is_cut)
+
+
+def test_what_is_half_learnt_breaks_anywhere(tmp_path: Path) -> None:
+    """PushPop's specialist, which learnt 2 to 6 steps in ten minutes, is no cliff but a decay."""
+    with LLM(MODELS / "pushpop.gguf", threads=1, n_sequences=16, parallel=16) as llm:
+        free = Settings("free", 200, "question")
+        records = answered(llm, tmp_path, [2, 4, 6], 16, free, task="PushPop")
+    pa, sm = (
+        [shares([r for r in records if r.steps == s])[name] for s in (2, 4, 6)]
+        for name in ("pa", "sm")
+    )
+    assert sm[0] >= 0.4
+    assert pa == sorted(pa, reverse=True)
+    assert drop_p(*([r for r in records if r.steps == s] for s in (2, 6))) < 0.05
