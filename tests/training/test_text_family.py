@@ -1,14 +1,17 @@
 """Families of small models of text: equal bytes for all, tokenizers that lose nothing, experts."""
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 from capax import LLM  # noqa: E402
+from capax.cli.main import cli  # noqa: E402
 from capax.errors import ConfigError, FileFormatError  # noqa: E402
 from capax.training.llama import FeedForward, Llama  # noqa: E402
 from capax.training.mixture import Mixture, with_experts  # noqa: E402
@@ -110,12 +113,29 @@ def test_experts_take_the_place_of_every_feed_forward_part() -> None:
     assert torch.isfinite(model(torch.zeros(1, 3, dtype=torch.int64))).all()
 
 
+def test_the_command_trains_on_files_and_capacity_scores_the_model(tmp_path: Path) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("\n\n".join(TEXTS))
+    run = ["train", "text", str(data), "-o", str(tmp_path / "run"), "--steps", "10"]
+    sizes = ["--vocab", "300", "--width", "32", "--layers", "1", "--window", "32"]
+    done = CliRunner().invoke(cli, [*run, *sizes])
+    assert done.exit_code == 0, done.output
+    capacity = ["measure", "capacity", str(tmp_path / "run" / "text.gguf"), "--record", "none"]
+    rest = ["--data", str(data), "--limit", "5", "--max-tokens", "32", "--json"]
+    scored = CliRunner().invoke(cli, [*capacity, *rest])
+    assert scored.exit_code == 0, scored.output
+    assert 0 < json.loads(scored.stdout)["nll"] < np.log2(300)
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"\xff")
+    refused = CliRunner().invoke(cli, ["train", "text", str(bad), "-o", str(tmp_path / "other")])
+    assert "bad.txt is not UTF-8 at byte 0" in str(refused.exception)
+
+
 DOCSTRING = "A docstring that is long enough. " * 20
 
 
 def wheel(path: Path) -> str:
-    import hashlib
-
+    """Write a wheel with one docstring and one description that are long enough."""
     described = {"outer": [{"description": "<p>What a service does.</p> " * 20}], "description": 1}
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.py", f'def f():\n    """{DOCSTRING}"""\n')

@@ -85,7 +85,10 @@ def train_tokenizer(texts: Sequence[str], n_vocab: int) -> Tokenizer:
 
 
 def encoded(texts: Sequence[str], tokenizer: Tokenizer, n_bytes: int) -> np.ndarray:
-    """Return the tokens of the first `n_bytes` of `texts`, documents parted by an empty line."""
+    """Return the tokens of the first `n_bytes` of `texts`, documents parted by an empty line.
+
+    uint16: no vocabulary is larger. Raises ConfigError if there is less text.
+    """
     parts, n_left = [], n_bytes
     for text in texts:
         if n_left <= 0:
@@ -155,6 +158,24 @@ def train_member(
     return Member(model.eval(), mixtures)
 
 
+def train_text(
+    texts: Sequence[str],
+    recipe: MemberRecipe,
+    folder: Path,
+    *,
+    encoding: str = "Q8_0",
+    threads: int = 1,
+    on_report: Callable[[Mapping[str, float]], None] | None = None,
+) -> Path:
+    """Train a tokenizer and a dense model on `texts` in `folder`; returns the GGUF."""
+    tokenizer = train_tokenizer(texts, recipe.n_vocab)
+    tokens = encoded(texts, tokenizer, recipe.n_bytes)
+    member = train_member(recipe, tokens, folder, threads=threads, on_report=on_report)
+    path = folder / "text.gguf"
+    write_member(member.model, tokenizer, path, encoding, name=f"text, {recipe.n_bytes:,} bytes")
+    return path
+
+
 def text_bits(model: Llama, ids: Sequence[int]) -> float:
     """Return the sum of -log2 p over the tokens of a text but the first, in float32."""
     given = torch.tensor([list(ids)])
@@ -165,7 +186,7 @@ def text_bits(model: Llama, ids: Sequence[int]) -> float:
 
 def write_member(
     model: Llama, tokenizer: Tokenizer, path: Path, encoding: str, *, name: str
-) -> None:  # fmt: skip
+) -> None:
     """Write a dense member as GGUF, its tokenizer included."""
     vocabulary = tokenizer.get_vocab()
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
