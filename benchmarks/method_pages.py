@@ -928,10 +928,73 @@ def _players_of(result: dict[str, Any], found: dict[str, Any], name: str, unit: 
     )
 
 
+def text_family(result: dict[str, Any]) -> str:
+    """How flat IC is over a family, and what tokenizers, experts and encodings do."""
+    family, encodings = result["family"], result["encodings"]
+    sizes = [name for name in encodings if name.startswith("bpe4k")]
+    fitted = dict(zip(sizes, family["ic"], strict=True))
+
+    def members() -> Iterator[list[str]]:
+        for name, row in result["rows"].items():
+            # What has no engine format was scored where it was trained.
+            r = row["encodings"]["F32"] if "encodings" in row else row["in_torch"]
+            yield [
+                f"`{name}`",
+                f"{row['n_parameters_without_embedding'] / 1e3:.0f} K",
+                f"{row['n_parameters'] / 1e3:.0f} K",
+                f"{r['flops_per_token'] / 1e6:.2f}",
+                f"{r['text_size']:.2f}",
+                f"{r['nll']:.3f}",
+                f"{r['bits_per_byte']:.3f}",
+                f"{r['ic']:.4f}",
+                f"{fitted[name]:.4f}" if name in fitted else "",
+            ]
+
+    def left_out() -> Iterator[list[str]]:
+        for name, row in zip(sizes, family["left_out"], strict=True):
+            errors = [row[f"{kind}_error"] for kind in ("law", "line", "neighbour")]
+            yield [f"`{name}`", f"{row['nll']:.3f}", *(f"{error:+.1%}" for error in errors)]
+
+    head = ["member", "parameters without embedding", "all", "MFLOP/token", "TS", "NLL"]
+    head += ["bits/byte", "IC, b = 0", f"IC, b = {family['bias']:.2f}"]
+    text = table(head, members())
+    text += (
+        f"\n\nOver the four sizes IC spreads by {family['spread']:.1%} of its mean with the fitted "
+        f"bias and by {family['spread_without_bias']:.1%} without. Each size predicted by the "
+        "others, the bias fitted without it:\n\n"
+    )
+    text += table(["left out", "NLL", "law", "line in log FLOP", "copy of neighbour"], left_out())
+    for width, t in result["tokenizers"].items():
+        parts = t["parts"]
+        text += (
+            f"\n\nAt width {width} the BPE's TS is {t['text_size_ratio']:.2f} × that of bytes and "
+            f"IC {t['ic'][1]:.4f} instead of {t['ic'][0]:.4f}: {parts['text_size']:+.4f} by TS, "
+            f"{parts['nll']:+.4f} by NLL, {parts['flops_per_token']:+.4f} by FLOPs. Per byte it "
+            f"needs {t['bits_per_byte'][1]:.3f} bits instead of {t['bits_per_byte'][0]:.3f}, and "
+            f"{t['flops_per_byte'][1] / t['flops_per_byte'][0]:.2f} × the operations."
+        )
+    m = result["mixture"]
+    (low, high), (low_8, high_8) = m["nll_interval"]
+    text += (
+        f"\n\nEight experts at {m['flops_ratio']:.3f} × the operations: NLL {m['nll'][1]:.3f} "
+        f"({low_8:.3f} to {high_8:.3f}) beside {m['nll'][0]:.3f} ({low:.3f} to {high:.3f}) of the "
+        f"dense model, IC {m['ic'][1]:.4f} beside {m['ic'][0]:.4f}; the least used expert gets "
+        f"{m['least_expert_share']:.1%} of the tokens."
+    )
+    rows = (
+        [f"`{name}`", *(f"{e[k]['nll_change']:+.3%}" for k in ("F16", "Q8_0", "Q4_1")),
+         *(f"{e[k]['ic_of_bytes']:.4f}" for k in ("F16", "Q8_0", "Q4_1"))]
+        for name, e in encodings.items()
+    )  # fmt: skip
+    head = ["NLL against F32", "F16", "Q8_0", "Q4_1", "IC per byte read: F16", "Q8_0", "Q4_1"]
+    return f"{text}\n\n{table(head, rows)}\n\n![Families over compute](images/text_family.png)"
+
+
 PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "xl3m": ("xl3m.md", xl3m),
     "knowledge": ("knowledge-capacity.md", knowledge),
     "random_strings": ("knowledge-capacity.md", random_strings),
+    "text_family": ("information-capacity.md", text_family),
     "million": ("million.md", million),
     "xquant": ("xquant.md", xquant),
     "monkeys": ("repeated-sampling.md", monkeys),
