@@ -964,15 +964,15 @@ def text_family(result: dict[str, Any]) -> str:
         "others, the bias fitted without it:\n\n"
     )
     text += table(["left out", "NLL", "law", "line in log FLOP", "copy of neighbour"], left_out())
-    for width, t in result["tokenizers"].items():
-        parts = t["parts"]
-        text += (
-            f"\n\nAt width {width} the BPE's TS is {t['text_size_ratio']:.2f} × that of bytes and "
-            f"IC {t['ic'][1]:.4f} instead of {t['ic'][0]:.4f}: {parts['text_size']:+.4f} by TS, "
-            f"{parts['nll']:+.4f} by NLL, {parts['flops_per_token']:+.4f} by FLOPs. Per byte it "
-            f"needs {t['bits_per_byte'][1]:.3f} bits instead of {t['bits_per_byte'][0]:.3f}, and "
-            f"{t['flops_per_byte'][1] / t['flops_per_byte'][0]:.2f} × the operations."
-        )
+    t = result["tokenizers"]
+    parts = t["parts"]
+    text += (
+        f"\n\nAt one width and depth the BPE's TS is {t['text_size_ratio']:.2f} × that of bytes "
+        f"and IC {t['ic'][1]:.4f} instead of {t['ic'][0]:.4f}: {parts['text_size']:+.4f} by TS, "
+        f"{parts['nll']:+.4f} by NLL, {parts['flops_per_token']:+.4f} by FLOPs. Per byte it needs "
+        f"{t['bits_per_byte'][1]:.3f} bits instead of {t['bits_per_byte'][0]:.3f}, and "
+        f"{t['flops_per_byte'][1] / t['flops_per_byte'][0]:.2f} × the operations."
+    )
     m = result["mixture"]
     (low, high), (low_8, high_8) = m["nll_interval"]
     text += (

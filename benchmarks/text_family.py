@@ -2,10 +2,10 @@
 
     python -m benchmarks.text_family --out benchmarks/results --models models/text-family
 
-Four sizes with a 4k BPE, two sizes that read bytes, and a mixture of eight experts, all on the same
+Four sizes with a 4k BPE, one size that reads bytes, and a mixture of eight experts, all on the same
 20 MB (`package_texts`), are scored on the first bytes of documents they never saw, with their
-float32 weights: what "Information Capacity" (2025, arXiv 2511.08066) says of families. About two
-hours on one core; `--only NAME` trains one member, and training goes on where it was stopped.
+float32 weights: what "Information Capacity" (2025, arXiv 2511.08066) says of families. About an
+hour and a half on one core; `--only NAME` trains one member. Training goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -70,7 +70,6 @@ def recipe(width: int, layers: int, **other: Any) -> MemberRecipe:
 
 MEMBERS = {f"bpe4k-{width}": recipe(width, layers) for width, layers in SIZES} | {
     "bytes-32": recipe(32, 2, **BYTES),
-    "bytes-64": recipe(64, 3, **BYTES),
     "experts-64": recipe(64, 3, n_experts=8),
 }
 
@@ -155,7 +154,8 @@ def torch_report(
     scores = []
     for text in texts:
         ids = tokenizer.encode(text).ids[: recipe.window]
-        n_bytes = len(text.encode()) - len(tokenizer.decode(ids[:1]).encode())
+        # A byte-level token spells each of its bytes as one character.
+        n_bytes = sum(len(tokenizer.id_to_token(token)) for token in ids[1:])
         scores.append(TextScore(len(ids) - 1, n_bytes, text_bits(member.model, ids)))
     s = recipe.shape
     router = 2 * s.d_model * recipe.n_experts if recipe.n_experts > 1 else 0
@@ -199,9 +199,9 @@ def family_figures(rows: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def tokenizer_figures(rows: dict[str, Any], width: int) -> dict[str, Any]:
+def tokenizer_figures(rows: dict[str, Any]) -> dict[str, Any]:
     """Where the difference in IC of two tokenizers at one size comes from, at b = 0."""
-    a, b = (rows[f"{kind}-{width}"]["encodings"]["F32"] for kind in ("bytes", FAMILY))
+    a, b = (rows[f"{kind}-32"]["encodings"]["F32"] for kind in ("bytes", FAMILY))
     return {
         "text_size_ratio": b["text_size"] / a["text_size"],
         "ic": [a["ic"], b["ic"]],
@@ -275,12 +275,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
     sizes = [rows[f"{FAMILY}-{width}"]["encodings"]["F32"] for width, _ in SIZES]
     x = [s["flops_per_token"] / 1e6 for s in sizes]
     left.plot(x, [s["bits_per_byte"] for s in sizes], "o-", label="4k BPE")
-    other = [rows[f"bytes-{width}"]["encodings"]["F32"] for width in (32, 64)]
-    left.plot([s["flops_per_token"] / 1e6 for s in other], [s["bits_per_byte"] for s in other],
-              "s-", label="bytes")  # fmt: skip
-    sparse = rows["experts-64"]["in_torch"]
-    left.plot([sparse["flops_per_token"] / 1e6], [sparse["bits_per_byte"]], "D",
-              label="4k BPE, 8 experts")  # fmt: skip
+    others = {"bytes": ("s", rows["bytes-32"]["encodings"]["F32"]),
+              "4k BPE, 8 experts": ("D", rows["experts-64"]["in_torch"])}  # fmt: skip
+    for label, (marker, r) in others.items():
+        left.plot([r["flops_per_token"] / 1e6], [r["bits_per_byte"]], marker, label=label)
     left.set_ylabel("bits per byte, held-out documents")
     right.plot(x, [s["ic"] for s in sizes], "o-", label="b = 0")
     right.plot(x, family["ic"], "o-", label=f"b = {family['bias']:.1f}, fitted")
@@ -313,7 +311,7 @@ def main() -> None:
         "text_bytes": sum(len(t.encode()) for t in texts),
         "rows": rows,
         "family": family_figures(rows),
-        "tokenizers": {str(width): tokenizer_figures(rows, width) for width in (32, 64)},
+        "tokenizers": tokenizer_figures(rows),
         "mixture": mixture_figures(rows),
         "encodings": encoding_figures(rows),
     }

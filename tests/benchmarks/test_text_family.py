@@ -50,7 +50,7 @@ def test_the_bias_is_fitted_without_the_size_that_is_left_out() -> None:
 
 def test_parts_of_a_tokenizer_sum_to_the_difference() -> None:
     rows = {"bytes-32": row(8.0, 3.0, 1e6), "bpe4k-32": row(28.0, 9.0, 2e6)}
-    found = families.tokenizer_figures(rows, 32)
+    found = families.tokenizer_figures(rows)
     a, b = found["ic"]
     assert sum(found["parts"].values()) == pytest.approx(b - a, abs=1e-9)
     assert found["text_size_ratio"] == pytest.approx(3.5)
