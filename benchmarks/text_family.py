@@ -268,6 +268,7 @@ def keep_models(rows: dict[str, Any], work: Path, models: Path) -> None:
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw NLL and IC over compute."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     rows, family = result["rows"], result["family"]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
@@ -285,6 +286,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     right.set_ylabel("information capacity")
     for axes in (left, right):
         axes.set_xscale("log")
+        axes.set_xticks([0.1, 0.3, 1, 3], labels=["0.1", "0.3", "1", "3"])
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("MFLOP per token")
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
