@@ -75,5 +75,12 @@ def test_of_one_model_measured_twice_the_latest_counts() -> None:
     assert "2.5" in text
 
 
+def test_one_is_no_plural() -> None:
+    text = " ".join(page([record()], "t").split())
+    assert "1 record in 1 group." in text
+    text = " ".join(page([record(), record(kind="other")], "t").split())
+    assert "2 records in 2 groups." in text
+
+
 def test_no_records() -> None:
     assert "There are no records yet." in page([], "t")

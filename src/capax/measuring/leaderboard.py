@@ -43,7 +43,8 @@ th:first-child, td:first-child { text-align: left; max-width: 22rem; overflow-wr
 </head>
 <body>
 <h1>{{ title }}</h1>
-<p>{{ n }} records in {{ groups | length }} groups. Records of one group have the same kind, data,
+<p>{{ n }} record{{ '' if n == 1 else 's' }} in {{ groups | length }}
+group{{ '' if groups | length == 1 else 's' }}. Records of one group have the same kind, data,
 settings and seed; figures of different groups are not comparable. Intervals are of 95 % unless said
 otherwise.</p>
 {% for group in groups %}

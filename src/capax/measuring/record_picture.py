@@ -13,6 +13,7 @@ from capax.measuring.records import Record, basis
 
 MAX_BARS = 60
 COLORS = ("#2f6f8f", "#c2703d", "#4f8a4b", "#8a5fa8", "#a8323e", "#7a7f86")
+LOG_FROM = 30  # values further apart than this factor are drawn on a logarithmic axis
 SIZES = {"weights_nbytes": ("weights (MB)", 1e6), "n_params": ("parameters (millions)", 1e6)}
 
 
@@ -76,19 +77,21 @@ def _points(axes: Any, groups: list[list[Record]], figure: str, against: str) ->
         name = data.name[:40].replace("$", r"\$") if data else f"group {number + 1}"
         xs, ys, _ = zip(*rows, strict=True)
         axes.plot(xs, ys, "o-", color=color, label=name)
+        models = {record.model.name for record in group}
         for x, y, i in rows:
             record = group[i]
             f = record.figure(figure)
             if f is not None and f.interval is not None:
                 axes.plot([x, x], f.interval, color=color, linewidth=1.2)
+            encoding = record.method.get("encoding") or record.method.get("weights")
+            told = encoding if encoding and len(models) == 1 else record.model.name
             axes.annotate(
-                str(
-                    record.method.get("encoding")
-                    or record.method.get("weights")
-                    or record.model.name
-                )[:24].replace("$", r"\$"),
+                str(told)[:24].replace("$", r"\$"),
                 (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7,
             )  # fmt: skip
+    every_x = [_x(record, against) for group in groups for record in group]
+    if min(every_x) > 0 and max(every_x) >= LOG_FROM * min(every_x):
+        axes.set_xscale("log")
     axes.set_xlabel(SIZES[against][0] if against in SIZES else against)
     axes.set_ylabel(_axis(groups[0][0], figure))
     axes.legend(fontsize=8)
