@@ -116,10 +116,11 @@ def _distilled(work: Path, target: Rung, seed: int) -> Callable[[Llama, int], An
     import torch
 
     from capax.training.bench_s import BenchS, Mix
-    from capax.training.ladder import LADDER, begun
+    from capax.training.documents import begun
+    from capax.training.ladder import LADDER
     from capax.training.ladder_targets import distillation
 
-    teacher = begun(LADDER[TEACHER.split("/")[0]], 0)
+    teacher = begun(LADDER[TEACHER.split("/")[0]].shape(), 0)
     state = torch.load(work / TEACHER / "checkpoint.pt", weights_only=True)
     teacher.load_state_dict(state["model"])
     return distillation(teacher, BenchS(Mix()), seed, target.tokens_per_step)

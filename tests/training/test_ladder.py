@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from capax.cli import main
+from capax.cli.train_ladder import SIZES
 from capax.errors import ConfigError
 from capax.files.encodings import encoding_named
 from capax.measuring.densing_law import reference_params
@@ -19,7 +20,8 @@ import torch
 
 from capax.training import ladder
 from capax.training.bench_s import BenchS, Mix
-from capax.training.ladder import LADDER, RATIOS, Exam, Rung, begun, climb, n_params_of, train_once
+from capax.training.documents import begun
+from capax.training.ladder import LADDER, RATIOS, Exam, Rung, climb, n_params_of, train_once
 from capax.training.ladder_targets import (
     bits_in_file,
     distillation,
@@ -98,7 +100,7 @@ def test_the_command_writes_the_tables_of_a_ruler(
 
 
 def test_the_score_is_greedy_exact_match() -> None:
-    model, exam = begun(TINY, 3), Exam(40)
+    model, exam = begun(TINY.shape(), 3), Exam(40)
     with torch.no_grad():  # a model that likes some answers
         model.model.embed_tokens.weight.mul_(8)
     losses, right = exam.measure(model)
@@ -115,7 +117,7 @@ def test_the_score_is_greedy_exact_match() -> None:
 
 
 def test_variants(tmp_path: Path, few_steps: None) -> None:
-    model = begun(TINY, 1)
+    model = begun(TINY.shape(), 1)
     half = pruned(model, 0.5)
     n_matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - 44 * 32
     assert n_zeros(half) == n_matrices // 2
@@ -144,3 +146,7 @@ def test_variants(tmp_path: Path, few_steps: None) -> None:
         loss_of=distillation(model, BenchS(Mix()), 0, 2048), note="taught",
     )  # fmt: skip
     assert exam.figures(taught)["exam_loss"] < 5
+
+
+def test_the_command_offers_the_sizes_there_are() -> None:
+    assert tuple(LADDER) == SIZES

@@ -19,6 +19,22 @@ Documents = Sequence[npt.NDArray[np.int32]]
 """Blocks of token ids [n, t], each of one length; ~id is a token that is read, not predicted."""
 
 
+def begun(shape: LlamaShape, seed: int) -> Llama:
+    """Return a model before its training."""
+    model = Llama(shape)
+    generator = torch.Generator().manual_seed(seed)
+    model.initialise(generator)
+    # Rows of 0.02 are far too small at such widths: a thousand steps go by before it learns.
+    embedding = model.model.embed_tokens.weight
+    nn.init.normal_(embedding, 0.0, shape.d_model**-0.5, generator=generator)
+    return model
+
+
+def readable(given: Tensor) -> Tensor:
+    """Return the ids that a model reads of a block, also of what is not predicted."""
+    return torch.where(given < 0, ~given, given)
+
+
 def train_on_documents(
     shape: LlamaShape,
     schedule: Schedule,
@@ -41,12 +57,7 @@ def train_on_documents(
     One document per sequence: nothing else stands in its context.
     """
     torch.set_num_threads(threads)
-    model = Llama(shape)
-    generator = torch.Generator().manual_seed(seed)
-    model.initialise(generator)
-    # Rows of 0.02 are far too small at such widths: a thousand steps go by before it learns.
-    embedding = model.model.embed_tokens.weight
-    nn.init.normal_(embedding, 0.0, shape.d_model**-0.5, generator=generator)
+    model = begun(shape, seed)
     if begin is not None:
         if begin.shape != shape:
             raise ConfigError(f"the model to begin with is {begin.shape}, not {shape}")
@@ -56,7 +67,7 @@ def train_on_documents(
         losses, n = [], 0
         for block in documents(step):
             given = torch.from_numpy(block.astype(np.int64))
-            logits = model(torch.where(given < 0, ~given, given)[:, :-1])
+            logits = model(readable(given)[:, :-1])
             targets = given[:, 1:].reshape(-1)
             counts = targets >= 0
             losses.append(

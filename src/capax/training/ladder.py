@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from capax.errors import ConfigError
 from capax.training.bench_s import TOKENS, BenchS, Mix, Problem, encode
+from capax.training.documents import begun, readable
 from capax.training.llama import Llama, LlamaShape
 from capax.training.loop import StableSchedule, train
 
@@ -100,7 +101,7 @@ class Exam:
         with torch.no_grad():
             for given in torch.split(self._block, 256):
                 targets = given[:, 1:]
-                logits = model(read(given)[:, :-1])
+                logits = model(readable(given)[:, :-1])
                 counts = targets >= 0
                 each = functional.cross_entropy(
                     logits.transpose(1, 2), targets.clamp(min=0), reduction="none"
@@ -123,20 +124,6 @@ def n_params_of(model: Llama) -> int:
     return model.n_parameters - model.model.embed_tokens.weight.numel()
 
 
-def begun(rung: Rung, seed: int) -> Llama:
-    """Return a model before its training."""
-    model = Llama(rung.shape())
-    generator = torch.Generator().manual_seed(seed)
-    model.initialise(generator)
-    nn.init.normal_(model.model.embed_tokens.weight, 0.0, rung.d_model**-0.5, generator=generator)
-    return model
-
-
-def read(block: Tensor) -> Tensor:
-    """Return what a model reads of a block: the ids, also of what is not predicted."""
-    return torch.where(block < 0, ~block, block)
-
-
 def answer_loss(bench: BenchS, rung: Rung, model: nn.Module, seed: int) -> Callable[[int], Tensor]:
     """Return the loss of a step: nats per answer token of the step's own texts."""
 
@@ -144,7 +131,7 @@ def answer_loss(bench: BenchS, rung: Rung, model: nn.Module, seed: int) -> Calla
         given = torch.from_numpy(bench.block(seed, step, rung.tokens_per_step).astype(np.int64))
         targets = given[:, 1:].reshape(-1)
         counts = targets >= 0
-        logits = model(read(given)[:, :-1])
+        logits = model(readable(given)[:, :-1])
         return functional.cross_entropy(logits.flatten(0, 1)[counts], targets[counts])
 
     return loss_of
@@ -188,7 +175,7 @@ def _points(
     rung: Rung, folder: Path, ratios: Sequence[float], early: Sequence[float], mix: Mix,
     exam: Exam, seed: int, done: set[tuple[str, int]],
 ) -> Iterator[Point]:  # fmt: skip
-    model, n, stable = begun(rung, seed), rung.n_params, folder / "stable"
+    model, n, stable = begun(rung.shape(), seed), rung.n_params, folder / "stable"
     loss_of = answer_loss(BenchS(mix), rung, model, seed)
     recipe = {"rung": asdict(rung), "mix": asdict(mix), "seed": seed}
     longest = rung.schedule(max(ratios[-1], RATIOS[-1]) * n)  # so that a run may go on to more
@@ -242,7 +229,7 @@ def train_once(
     runs apart.
     """
     mix = mix or Mix()
-    model = model or begun(rung, seed)
+    model = model or begun(rung.shape(), seed)
     usual = answer_loss(BenchS(mix), rung, model, seed)
     trained = model
     train(

@@ -14,8 +14,9 @@ from torch.nn import functional
 from capax.errors import ConfigError
 from capax.files.gguf import GGUFFile
 from capax.training.bench_s import TOKENS, BenchS
+from capax.training.documents import begun, readable
 from capax.training.gguf_export import write_llama_gguf
-from capax.training.ladder import Rung, begun, read
+from capax.training.ladder import Rung
 from capax.training.llama import Llama
 from capax.weights.encodings import dequantize, quantize
 
@@ -65,7 +66,7 @@ def bits_in_file(model: Llama, encoding: str, path: Path) -> dict[str, int]:
 
 def looped(rung: Rung, seed: int) -> Llama:
     """Return an untrained model of this size that goes through its layers twice."""
-    model = begun(rung, seed)
+    model = begun(rung.shape(), seed)
     model.model.layers = nn.ModuleList([*model.model.layers, *model.model.layers])
     return model
 
@@ -77,7 +78,7 @@ def distillation(
 
     def loss_of(model: Llama, step: int) -> Tensor:
         given = torch.from_numpy(bench.block(seed, step, n_tokens).astype(np.int64))
-        inputs, targets = read(given)[:, :-1], given[:, 1:].reshape(-1)
+        inputs, targets = readable(given)[:, :-1], given[:, 1:].reshape(-1)
         counts = targets >= 0
         with torch.no_grad():
             taught = teacher(inputs).flatten(0, 1)[counts].softmax(-1)
