@@ -13,17 +13,11 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.text_family import TEXT_BYTES, Corpus
+from benchmarks.text_family import Corpus
 from capax.cli.main import run
 
 MODELS = ("bpe4k-32", "bpe4k-64", "bpe4k-96", "bpe4k-128")
 MAX_TOKENS = 256  # what the smaller windows hold; with another limit records are not comparable
-
-
-def write_texts(corpus: Corpus, path: Path) -> None:
-    """Write the texts that the families are measured on."""
-    texts = [t.encode()[:TEXT_BYTES].decode(errors="ignore") for t in corpus.texts.held_out]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
 def main() -> int:
@@ -35,7 +29,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("build/text-family"))
     o = parser.parse_args()
     data = o.work / "held-out.jsonl"
-    write_texts(Corpus(o.work), data)
+    lines = (json.dumps({"text": text}) + "\n" for text in Corpus(o.work).unseen())
+    data.write_text("".join(lines))
     for model in (*(str(o.models / f"{name}.gguf") for name in MODELS), "smollm2-135m"):
         command = ["measure", "capacity", model, "--data", str(data), "--record", str(o.out)]
         if code := run([*command, "--max-tokens", str(MAX_TOKENS)]):

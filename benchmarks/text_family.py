@@ -85,6 +85,10 @@ class Corpus:
             path.write_text(json.dumps(split._asdict()))
         self.texts = Split(**json.loads(path.read_text()))
 
+    def unseen(self) -> list[str]:
+        """Return the beginnings of documents that are not learnt."""
+        return [t.encode()[:TEXT_BYTES].decode(errors="ignore") for t in self.texts.held_out]
+
     def tokenizer(self, n_vocab: int) -> Tokenizer:
         path = self._folder / f"tokenizer-{n_vocab}.json"
         if not path.exists():
@@ -306,7 +310,7 @@ def main() -> None:
     members = trained(o.only or list(MEMBERS), corpus, o.work)
     if o.only:
         return
-    texts = [t.encode()[:TEXT_BYTES].decode(errors="ignore") for t in corpus.texts.held_out]
+    texts = corpus.unseen()
     rows = {name: measure(name, m, corpus, texts, o.work) for name, m in members.items()}
     result = {
         "packages": [p.requirement for p in PACKAGES],

@@ -59,19 +59,13 @@ def command(
     with needs_torch():
         from capax.training.text_family import MemberRecipe, train_text
 
-    from capax.cli.compress import read_bytes
-    from capax.errors import ConfigError
+    from capax.cli.perplexity import read_text
 
-    texts = []
-    for file in files:
-        try:
-            texts.append(read_bytes(file).decode())
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{file} is not UTF-8 at byte {error.start:,}") from None
     recipe = MemberRecipe(
         width=width, layers=layers, n_vocab=n_vocab, window=window, steps=steps, seed=seed,
-        learning_rate=learning_rate, n_bytes=sum(len(text.encode()) + 2 for text in texts),
+        learning_rate=learning_rate,
     )  # fmt: skip
+    texts = [read_text(str(file)) for file in files]
     path = train_text(
         texts, recipe, folder, encoding=encoding, threads=threads, on_report=reporter(steps)
     )

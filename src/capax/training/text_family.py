@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +167,12 @@ def train_text(
     threads: int = 1,
     on_report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Path:
-    """Train a tokenizer and a dense model on `texts` in `folder`; returns the GGUF."""
+    """Train a tokenizer and a dense model on all of `texts` in `folder`; returns the GGUF.
+
+    `n_bytes` of the recipe is not used.
+    """
+    n_bytes = sum(len((text + SEPARATOR).encode()) for text in texts)
+    recipe = replace(recipe, n_bytes=n_bytes)
     tokenizer = train_tokenizer(texts, recipe.n_vocab)
     tokens = encoded(texts, tokenizer, recipe.n_bytes)
     member = train_member(recipe, tokens, folder, threads=threads, on_report=on_report)
