@@ -686,13 +686,10 @@ def procbench(result: dict[str, Any]) -> str:
     hazards = []
     for one in result["specialists"]:
         fitted = one["hazard"]
-        falls = [
-            f"{span} steps p = {p:.1g}"
-            for span, p in zip(list(one["bins"])[1:], one["p_values"], strict=True)
-        ]
+        falls = [f"{spans} steps p = {p:.1g}" for spans, p in one["falls"].items()]
         hazards.append(
             f"{one['task']}: a constant hazard of {fitted['hazard']:.3f} a step fits with R² "
-            f"{fitted['r2']:.2f}; that SM falls from each bin to the next: {', '.join(falls)}."
+            f"{fitted['r2']:.2f}; that SM falls from {', '.join(falls)}."
         )
     head = ["", "n", "PA", "SM (95 %)", "FM", "cut", "tokens", "PA per 1,000 tokens"]
     return (

@@ -18,7 +18,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from capax.measuring.procbench.specialty import held_out_problems, specialty_nam
 SEED = 12
 STEPS = range(2, 26)
 BINS = {"2-6": range(2, 7), "7-8": range(7, 9), "9-16": range(9, 17), "17-25": range(17, 26)}
+PUBLISHED_BINS = {"2-6": range(2, 7), "7-16": range(7, 17), "17-25": range(17, 26)}
 VOTES = 8
 
 
@@ -88,18 +89,16 @@ def measure_specialist(path: Path, per_cell: int, work: Path) -> dict[str, Any]:
         little = ask(llm, short, Settings("free", 64, "question"), work / f"{task}-64.jsonl")
         votes = measure_votes(llm, task, room, work)
     report = summarize(answers, room)
-    bins = [[r for r in answers if r.steps in span] for span in BINS.values()]
+    by_steps = {str(s): shares([r for r in answers if r.steps == s]) for s in STEPS}
     return {
         "task": task,
         "n_parameters": record["n_parameters"],
         "n_tokens": record["n_tokens"],
         "learnt_steps": list(learnt.learnt_steps),
         "per_cell": per_cell,
-        "by_steps": {
-            str(s): shares([r for r in answers if r.steps == s]) for s in STEPS
-        },
+        "by_steps": by_steps,
         "bins": by_bins(answers),
-        "p_values": [drop_p(a, b) for a, b in pairwise(bins)],
+        "falls": {**falls(by_steps, BINS), **falls(by_steps, PUBLISHED_BINS)},
         "survival": [[s.step, s.survival, s.fraction] for s in report.survival],
         "hazard": report.as_dict()["hazard"],
         "json": shares(as_json),
@@ -133,8 +132,25 @@ def measure_votes(llm: LLM, task: str, room: int, work: Path) -> dict[str, dict[
 
 
 def drop_p(before: Sequence[Record], after: Sequence[Record]) -> float:
-    """Return the one-sided p of Fisher's test that SM falls from one bin to the next."""
-    table = [[sum(r.sm for r in some), sum(not r.sm for r in some)] for some in (before, after)]
+    """Return the one-sided p of Fisher's test that SM falls from some records to others."""
+    return _drop_p(*((sum(r.sm for r in some), len(some)) for some in (before, after)))
+
+
+def falls(by_steps: Mapping[str, Mapping[str, Any]], bins: Mapping[str, range]) -> dict[str, float]:
+    """Return of each two neighbouring bins the p that SM falls; `by_steps` as a result has it."""
+    counts = {
+        name: (
+            sum(round(by_steps[str(s)]["sm"] * by_steps[str(s)]["n"]) for s in span),
+            sum(by_steps[str(s)]["n"] for s in span),
+        )
+        for name, span in bins.items()
+    }
+    return {f"{a} to {b}": _drop_p(counts[a], counts[b]) for a, b in pairwise(bins)}
+
+
+def _drop_p(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Return the p of (right, asked) before and after."""
+    table = [[right, n - right] for right, n in (before, after)]
     return float(fisher_exact(table, alternative="greater").pvalue)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.procbench import ask, drop_p, shares
+from benchmarks.procbench import PUBLISHED_BINS, ask, drop_p, falls, shares
 from capax import LLM
 from capax.measuring.procbench.evaluate import Settings
 from capax.measuring.procbench.hazard import Chain, kaplan_meier
@@ -91,3 +91,12 @@ def test_what_is_half_learnt_breaks_anywhere(tmp_path: Path) -> None:
     assert sm[0] >= 0.4
     assert pa == sorted(pa, reverse=True)
     assert drop_p(*([r for r in records if r.steps == s] for s in (2, 6))) < 0.05
+
+
+def test_the_measured_specialist_falls_over_the_published_bins() -> None:
+    result = json.loads((MODELS.parents[1] / "benchmarks/results/procbench.json").read_text())
+    (rhythm,) = [one for one in result["specialists"] if one["task"] == "Rhythm"]
+    found = falls(rhythm["by_steps"], PUBLISHED_BINS)
+    assert list(found) == ["2-6 to 7-16", "7-16 to 17-25"]
+    assert max(found.values()) < 0.05
+    assert found.items() <= rhythm["falls"].items()
