@@ -16,7 +16,9 @@ namespace {
 template <class Isa>
 struct Dot {
   using I = typename Isa::I;
-  static constexpr int max_tokens = 4;  // tokens of the widest tile
+  static constexpr int max_tokens = 4;  // of the widest tile
+  static constexpr int step = 4;        // tokens whose dot products run side by side
+  static constexpr bool sums_in_registers = true;  // of all tokens of a tile, over its blocks
   struct Block {
     uint8_t v[8][64];
   };

@@ -1,6 +1,10 @@
 // Block dot products on AVX2, where sixteen registers cannot hold a block: quants are unpacked
 // into 512 bytes of stack and a register holds 8 rows. vpmaddubsw adds pairs in int16, so each
-// width of quant states why it cannot saturate.
+// width of quant states why it cannot saturate. Per vector of 64 quants and token: two products,
+// two sums and half of two loads; a broadcast besides. Measured on one core of an AMD Zen 3
+// (2026-11-24, 256 tokens, 768 inputs, beside other work): Q4_1, Q4_0, Q4_K 99 GMAC/s, Q5_0 89,
+// Q3_K 74, Q6_K and Q2_K 67, Q8_0 55, which is 1.2 to 1.5 times one token after the other and a
+// block unpacked for four of them. One token: 30 (Q8_0, Q6_K) to 50 (Q4_1).
 #pragma once
 
 #include "isa/avx2.h"
@@ -11,7 +15,8 @@ namespace {
 template <>
 struct Dot<Avx2> {
   using I = Avx2::I;
-  static constexpr int max_tokens = 4;
+  static constexpr int max_tokens = 16, step = 2;
+  static constexpr bool sums_in_registers = false;  // unpacking is shared by 16 tokens instead
   struct Block {
     alignas(32) uint8_t v[8][64];
     alignas(32) uint8_t magnitude[8][64];  // 8 bits only: |v|
@@ -81,50 +86,56 @@ struct Dot<Avx2> {
   static inline __m256i widen_pairs(__m256i sum, __m256i pairs) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
+  // Adds now: left to itself, the compiler collects products and runs out of registers.
+  static inline void pin(__m256i& lo, __m256i& hi) { asm("" : "+x"(lo), "+x"(hi)); }
 
-  // Sum over vectors [V0, V1) of (w - zero) * x; an input is broadcast once for both halves of
-  // the rows. Measured on Zen 5 (2026-11-22, one core, 512 tokens): Q4_1 112, Q6_K 94, Q8_0 69
-  // GMAC/s; taking 2 or 4 tokens together spills and is no faster.
-  template <class Fmt, int V0, int V1>
-  static inline CAPAX_ALWAYS_INLINE I part(const Block& w, const int8_t* x, int32_t minus_sum) {
-    I sum = Avx2::iset1(Fmt::bits == 8 ? 0 : minus_sum * Fmt::zero);
-    if constexpr (Fmt::bits == 8) {
-      // |w| * (sign(w) * x): |w| <= 128 and |x| <= 127, a pair is at most 32512.
-      for (int v = V0; v < V1; ++v) {
-        const __m256i xv = broadcast4(x + 4 * v);
-        sum.lo = widen_pairs(sum.lo, _mm256_maddubs_epi16(load(w.magnitude[v]), _mm256_sign_epi8(xv, load(w.v[v]))));
-        sum.hi = widen_pairs(sum.hi, _mm256_maddubs_epi16(load(w.magnitude[v] + 32),
-                                                          _mm256_sign_epi8(xv, load(w.v[v] + 32))));
-      }
-    } else {
-      // A pair is at most 2 * 127 * (2^bits - 1): 3810 at 4 bits, 7874 at 5, 16002 at 6, so
-      // 8, 4 and 2 vectors add up within int16 before they are widened.
-      constexpr int Run = Fmt::bits <= 4 ? 8 : Fmt::bits == 5 ? 4 : 2;
-      for (int v0 = V0; v0 < V1; v0 += Run) {
-        __m256i lo = _mm256_setzero_si256(), hi = _mm256_setzero_si256();
-        for (int v = v0; v < v0 + Run && v < V1; ++v) {
-          const __m256i xv = broadcast4(x + 4 * v);
-          lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(load(w.v[v]), xv));
-          hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(load(w.v[v] + 32), xv));
+  // Sums over vectors [V0, V1) of (w - zero) * x of N tokens side by side: each vector is loaded
+  // once for all of them, each input broadcast once for both halves of the rows.
+  template <class Fmt, int V0, int V1, int N>
+  static inline CAPAX_ALWAYS_INLINE void sums(const Block& w, const int8_t* x, const int32_t* minus_sum, int stride,
+                                              I* sum) {
+    // A pair is at most 2 * 127 * (2^bits - 1): 3810 at 4 bits, 7874 at 5, 16002 at 6, so 8, 4
+    // and 2 vectors add up within int16 before they are widened. At 8 bits a pair is
+    // |w| * (sign(w) * x), at most 2 * 128 * 127 = 32512, and is widened alone.
+    constexpr int Run = Fmt::bits <= 4 ? 8 : Fmt::bits == 5 ? 4 : Fmt::bits == 6 ? 2 : 1;
+    for (int n = 0; n < N; ++n) sum[n] = Avx2::iset1(Fmt::bits == 8 ? 0 : minus_sum[stride * n] * Fmt::zero);
+#pragma GCC unroll 8
+    for (int v0 = V0; v0 < V1; v0 += Run) {
+      __m256i lo[N], hi[N];
+      for (int v = v0; v < v0 + Run && v < V1; ++v) {
+        const __m256i wl = load(w.v[v]), wh = load(w.v[v] + 32);
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) {
+          const __m256i xv = broadcast4(x + 32 * n + 4 * v);
+          __m256i pl, ph;
+          if constexpr (Fmt::bits == 8) {
+            pl = _mm256_maddubs_epi16(load(w.magnitude[v]), _mm256_sign_epi8(xv, wl));
+            ph = _mm256_maddubs_epi16(load(w.magnitude[v] + 32), _mm256_sign_epi8(xv, wh));
+          } else {
+            pl = _mm256_maddubs_epi16(wl, xv);
+            ph = _mm256_maddubs_epi16(wh, xv);
+          }
+          lo[n] = v == v0 ? pl : _mm256_add_epi16(lo[n], pl);
+          hi[n] = v == v0 ? ph : _mm256_add_epi16(hi[n], ph);
+          pin(lo[n], hi[n]);
         }
-        sum.lo = widen_pairs(sum.lo, lo);
-        sum.hi = widen_pairs(sum.hi, hi);
+      }
+      for (int n = 0; n < N; ++n) {
+        sum[n].lo = widen_pairs(sum[n].lo, lo[n]);
+        sum[n].hi = widen_pairs(sum[n].hi, hi[n]);
       }
     }
-    return sum;
   }
   template <class Fmt, int N>
   static inline CAPAX_ALWAYS_INLINE void dot32(const Block& w, const int8_t* x, const int32_t* n32,
                                                          I* out) {
-    for (int n = 0; n < N; ++n) out[n] = part<Fmt, 0, 8>(w, x + 32 * n, n32[n]);
+    sums<Fmt, 0, 8, N>(w, x, n32, 1, out);
   }
   template <class Fmt, int N>
   static inline CAPAX_ALWAYS_INLINE void dot16(const Block& w, const int8_t* x, const int32_t* n16,
                                                          I* lo, I* hi) {
-    for (int n = 0; n < N; ++n) {
-      lo[n] = part<Fmt, 0, 4>(w, x + 32 * n, n16[2 * n]);
-      hi[n] = part<Fmt, 4, 8>(w, x + 32 * n, n16[2 * n + 1]);
-    }
+    sums<Fmt, 0, 4, N>(w, x, n16, 2, lo);
+    sums<Fmt, 4, 8, N>(w, x, n16 + 1, 2, hi);
   }
   static inline I widen(__m128i bytes) {
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};

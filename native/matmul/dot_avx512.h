@@ -10,7 +10,8 @@ namespace {
 template <>
 struct Dot<Avx512> {
   using I = __m512i;
-  static constexpr int max_tokens = 16;
+  static constexpr int max_tokens = 16, step = 4;
+  static constexpr bool sums_in_registers = true;
   struct Block {
     __m512i v[8];
   };

@@ -10,7 +10,8 @@ namespace {
 template <>
 struct Dot<Neon> {
   using I = Neon::I;
-  static constexpr int max_tokens = 4;
+  static constexpr int max_tokens = 4, step = 4;
+  static constexpr bool sums_in_registers = true;
   struct Block {
     int8x16_t v[8][4];  // [vector][rows 4k .. 4k+3]
   };

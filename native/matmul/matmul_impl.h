@@ -160,7 +160,7 @@ inline CAPAX_ALWAYS_INLINE void group_times_tokens(const uint8_t* group, int64_t
                                                              int64_t prefetch) {
   using F = typename Isa::F;
   using I = typename Isa::I;
-  constexpr int Step = N < 4 ? N : 4;  // tokens whose dot products run side by side
+  constexpr int Step = N % Dot<Isa>::step == 0 ? Dot<Isa>::step : N;  // tokens whose dot products run side by side
   F acc[N];
   for (int n = 0; n < N; ++n) acc[n] = Isa::zero();
   const int8_t* q = x.q;
@@ -172,8 +172,7 @@ inline CAPAX_ALWAYS_INLINE void group_times_tokens(const uint8_t* group, int64_t
     const Scales<Isa, Fmt> scales(head, block);
     typename Dot<Isa>::Block w;
     Dot<Isa>::template unpack<Fmt>(block + (Fmt::is_k ? 32 : Fmt::floats_nbytes), w);
-#pragma GCC unroll 16
-    for (int n = 0; n < N; n += Step) {
+    const auto step = [&](int n) CAPAX_ALWAYS_INLINE {
       if constexpr (Fmt::sub16) {
         I lo[Step], hi[Step];
         Dot<Isa>::template dot16<Fmt, Step>(w, q + 32 * n, n16 + 2 * n, lo, hi);
@@ -184,6 +183,13 @@ inline CAPAX_ALWAYS_INLINE void group_times_tokens(const uint8_t* group, int64_t
         Dot<Isa>::template dot32<Fmt, Step>(w, q + 32 * n, n32 + n, dot);
         for (int i = 0; i < Step; ++i) acc[n + i] = scales.step(acc[n + i], dot[i], d[n + i], s[n + i]);
       }
+    };
+    if constexpr (Dot<Isa>::sums_in_registers) {
+#pragma GCC unroll 16
+      for (int n = 0; n < N; n += Step) step(n);
+    } else {
+#pragma GCC unroll 1
+      for (int n = 0; n < N; n += Step) step(n);
     }
     q += 32 * width, d += width, s += width, n32 += width, n16 += 2 * width;
   };
