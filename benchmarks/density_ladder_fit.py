@@ -17,7 +17,7 @@ from capax.measuring.densing_law import Ruler, fit_loss, fit_score, resampled_ru
 
 Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
-HELD_OUT_SIZE = "62k"
+HELD_OUT_SIZE = "93k"
 LEAST_LOSS = 0.05  # below, tasks are learnt one by one and no power law holds
 N_DRAWS = 100
 GATES = {
@@ -27,7 +27,7 @@ GATES = {
 
 
 class Answers(NamedTuple):
-    """What a target made of every problem of the exam."""
+    """What a target made of every problem of the exam; of several seeds, on average."""
 
     losses: Floats
     right: Floats
@@ -37,14 +37,16 @@ def study(
     points: Sequence[Row], targets: Sequence[Row], answers: Mapping[str, Answers], d0: float
 ) -> dict[str, Any]:
     """Return laws, gates, ruler and densities; ruler and densities are None where a gate fails."""
+    runs, points = points, averaged(points)
     law, score = loss_study(points), score_study(points)
     failed = [g["gate"] for g in (*law["gates"], *score["gates"]) if not g["holds"]]
     result: dict[str, Any] = {
         "d0": d0, "loss_law": law, "sigmoid": score, "failed_gates": failed,
-        "measured": list(targets),
-        "seeds": training_error(targets),
-        "paired": paired(targets, answers), "ruler": None, "targets": None,
+        "measured": list(targets), "seeds": training_error(targets),
     }  # fmt: skip
+    targets, answers = merged(targets, answers)
+    result |= {"seed_spread": seed_spread(runs), "paired": paired(targets, answers)}
+    result |= {"ruler": None, "targets": None}
     if failed:
         return result
     ladder, marks = tables(points)
@@ -60,6 +62,59 @@ def study(
     result["sensitivity"] = sensitivity(ruler, targets)
     result["target_gates"] = target_gates({row["name"]: row for row in result["targets"]})
     return result
+
+
+def averaged(points: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the mean loss and score of points that differ in their seed only."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for p in points:
+        groups.setdefault((p["size"], p["phase"], p["tokens"]), []).append(p)
+    return [
+        {**rows[0], "runs": len(rows)}
+        | {name: float(np.mean([r[name] for r in rows])) for name in ("loss", "score")}
+        for rows in groups.values()
+    ]
+
+
+def seed_spread(points: Sequence[Row]) -> dict[str, float]:
+    """Return of each size how its seeds differ: standard deviation of the log loss, pooled."""
+    found = {}
+    for size in dict.fromkeys(p["size"] for p in points):
+        groups: dict[int, list[float]] = {}
+        for p in points:
+            if p["size"] == size and p["phase"] == "decayed":
+                groups.setdefault(p["tokens"], []).append(np.log(p["loss"]))
+        variances = [np.var(logs, ddof=1) for logs in groups.values() if len(logs) > 1]
+        if variances:
+            found[size] = float(np.mean(variances) ** 0.5)
+    return found
+
+
+def kind_of(name: str) -> str:
+    """Return the name of a target without the number of its seed."""
+    return name.partition(" #")[0]
+
+
+def merged(
+    targets: Sequence[Row], answers: Mapping[str, Answers]
+) -> tuple[list[dict[str, Any]], dict[str, Answers]]:
+    """Return targets averaged over seeds, problem by problem; `self` keeps its seeds apart."""
+    groups: dict[str, list[Row]] = {}
+    for row in targets:
+        kind = kind_of(row["name"])
+        groups.setdefault(row["name"] if kind == "self" else kind, []).append(row)
+    rows, means = [], {}
+    for name, each in groups.items():
+        mean = Answers(*(
+            np.mean([getattr(answers[r["name"]], field) for r in each], axis=0)
+            for field in Answers._fields
+        ))  # fmt: skip
+        means[name] = mean
+        rows.append({
+            **each[0], "name": name, "runs": len(each), "loss": float(mean.losses.mean()),
+            "score": float(mean.right.mean()),
+        })  # fmt: skip
+    return rows, means
 
 
 def tables(points: Sequence[Row]) -> tuple[Floats, Floats]:
@@ -158,17 +213,29 @@ def score_study(points: Sequence[Row]) -> dict[str, Any]:
 
 
 def paired(targets: Sequence[Row], answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
-    """Return loss and score of each target minus those of `self`, on the same problems."""
+    """Return loss and score of each target minus its parent's, on the same problems.
+
+    What was trained has the mean of all seeds of `self` for a parent, and `seed_se`: the standard
+    error that the seeds of one recipe give such a difference. A seed of `self` stands beside
+    the mean of all.
+    """
+    own = [answers[r["name"]] for r in targets if kind_of(r["name"]) == "self"]
+    mean = Answers(*(np.mean([getattr(a, f) for a in own], axis=0) for f in Answers._fields))
+    seeds = training_error(targets)
     rows = []
     for row in targets:
-        own = answers["self"]
-        losses = answers[row["name"]].losses - own.losses
-        right = answers[row["name"]].right - own.right
+        parent = answers[row["parent"]] if "parent" in row else mean
+        losses = answers[row["name"]].losses - parent.losses
+        right = answers[row["name"]].right - parent.right
         n = len(losses) ** 0.5
-        rows.append({
+        found = {
             "name": row["name"], "loss": float(losses.mean()), "loss_se": float(losses.std() / n),
             "score": float(right.mean()), "score_se": float(right.std() / n),
-        })  # fmt: skip
+        }  # fmt: skip
+        if seeds and "parent" not in row:
+            of_both = (1 / row.get("runs", 1) + 1 / len(own)) ** 0.5
+            found["seed_se"] = float(seeds["sd_of_log_loss"] * mean.losses.mean() * of_both)
+        rows.append(found)
     return rows
 
 
@@ -216,7 +283,7 @@ def _within(value: float | None, bounds: Sequence[float] | None) -> bool:
 
 def training_error(targets: Sequence[Row]) -> dict[str, Any] | None:
     """Return how the seeds of `self` differ: factors on a loss; None of fewer than three seeds."""
-    logs = [np.log(r["loss"]) for r in targets if r["name"].partition(" #")[0] == "self"]
+    logs = [np.log(r["loss"]) for r in targets if kind_of(r["name"]) == "self"]
     if len(logs) < 3:
         return None
     deviations = (np.array(logs) - np.mean(logs)) * (len(logs) / (len(logs) - 1)) ** 0.5
@@ -227,9 +294,9 @@ def training_error(targets: Sequence[Row]) -> dict[str, Any] | None:
 class Placing:
     """Places targets on a ruler, with intervals.
 
-    A draw takes a resampled ruler, resampled problems, and the error of one training: what the
-    seeds of one recipe differ by (`seeds`: factors on a loss; without them, residuals of the
-    ladder), and on a score also a residual of the sigmoid.
+    A draw takes a resampled ruler, resampled problems, and the error of training: what the seeds
+    of one recipe differ by (`seeds`: factors on a loss; without them, residuals of the ladder),
+    less where a target is the mean of several runs, and on a score also a residual of the sigmoid.
     """
 
     def __init__(
@@ -259,7 +326,7 @@ class Placing:
             placed["ln_rho_per_percent_of_loss"] = 0.01 * row["loss"] / share
         if by_score:
             placed["ln_rho_per_point_of_score"] = ruler.error_per_point(row["score"], by_score)
-        drawn, drawn_by_score = self._draws(answers)
+        drawn, drawn_by_score = self._draws(answers, row.get("runs", 1))
         for name, values in (("", drawn), ("_by_score", drawn_by_score)):
             for share in (0.8, 0.9):
                 placed[f"interval_{share * 100:.0f}{name}"] = interval(
@@ -273,12 +340,12 @@ class Placing:
             placed["rho_of_stored_sparse"] = by_loss / (n - row["zeros"])
         return placed
 
-    def _draws(self, answers: Answers) -> tuple[list[float], list[float]]:
+    def _draws(self, answers: Answers, runs: int) -> tuple[list[float], list[float]]:
         rng = np.random.default_rng(0)
         by_loss, by_score = [], []
         for ruler in self.rulers:
             picks = rng.integers(0, len(answers.losses), len(answers.losses))
-            training = rng.choice(self._of_loss)
+            training = rng.choice(self._of_loss) ** runs**-0.5
             loss = answers.losses[picks].mean() * training
             by_loss.append(ruler.effective_params(loss=loss)[0])
             score = answers.right[picks].mean() + rng.choice(self._of_score)

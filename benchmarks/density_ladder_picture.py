@@ -28,11 +28,12 @@ def _law(axes: Any, found: dict[str, Any]) -> None:
     for i, size in enumerate(sizes):
         rows = [p for p in found["points"] if p["size"] == size and p["phase"] == "decayed"]
         is_held_out = size == found["recipe"]["held_out_size"]
-        n, tokens = rows[0]["params"], np.array([p["tokens"] for p in rows])
+        n, tokens = rows[0]["params"], np.unique([p["tokens"] for p in rows])
         line = fitted["a"] * n ** -fitted["alpha"] + fitted["b"] * tokens ** -fitted["beta"]
         axes.plot(tokens, line, "--" if is_held_out else "-", color=f"C{i}", lw=1)
-        axes.plot(tokens, [p["loss"] for p in rows], "s" if is_held_out else "o", color=f"C{i}",
-                  ms=5, label=f"{size}{', held out' if is_held_out else ''}")  # fmt: skip
+        measured = [(p["tokens"], p["loss"]) for p in rows]
+        axes.plot(*zip(*measured, strict=True), "s" if is_held_out else "o", color=f"C{i}", ms=5,
+                  label=f"{size}{', held out' if is_held_out else ''}")  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="tokens D", ylabel="nats per answer token",
              title="loss of answers, and the law")  # fmt: skip
     axes.xaxis.set_minor_formatter("")
@@ -67,4 +68,4 @@ def _targets(axes: Any, found: dict[str, Any]) -> None:
             axes.plot(row["rho"], place, "o", color="C0", ms=5)
             axes.plot(row["predicted_rho"], place, "|", color="#666", ms=9)
     axes.axvline(1, color="#999", lw=0.8)
-    axes.set(xscale="log", title="density by loss (80 %); |: by the closed form", xlabel="density")
+    axes.set(xscale="log", title="density by loss (80 %)", xlabel="density; |: by the closed form")

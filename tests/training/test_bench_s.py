@@ -14,30 +14,27 @@ def problems(n: int, mix: Mix | None = None) -> list[Problem]:
 
 
 def test_answers_are_the_steps_of_the_skill() -> None:
-    seen: dict[tuple[str, str, str], str] = {}
+    seen: dict[tuple[str, str], str] = {}
     for p in problems(20_000):
-        name = p.prompt[1:3]
+        assert len(p.asked) == len(p.answer)
         if p.family == "s":
-            modulus, asked = NAMES.index(p.prompt[1]) + 2, [int(c) for c in p.prompt[2:-1]]
-            sums = (np.cumsum(asked) % modulus).tolist()
+            modulus = NAMES.index(p.opening[1]) + 2
+            sums = (np.cumsum([int(c) for c in p.asked]) % modulus).tolist()
             assert p.answer == "".join(map(str, sums))
         elif p.family == "t":  # a letter has one image in a table
-            for letter, image in zip(p.prompt[3:-1], p.answer, strict=True):
-                assert seen.setdefault((p.family, name, letter), image) == image
-        elif p.family == "m":  # a state and a letter have one next state
-            states = "0" + p.answer
-            for before, letter, after in zip(states, p.prompt[3:-1], states[1:], strict=False):
-                assert seen.setdefault(("m", name, before + letter), after) == after
-        else:
-            assert sorted(p.answer) == sorted(p.prompt[3:-1])
+            for letter, image in zip(p.asked, p.answer, strict=True):
+                assert seen.setdefault((p.opening, letter), image) == image
+        else:  # a state and a letter have one next state
+            for before, letter, after in zip("0" + p.answer, p.asked, p.answer, strict=False):
+                assert seen.setdefault((p.opening, before + letter), after) == after
 
 
 def test_skills_are_frequent_as_zipf_says_and_families_as_the_mix_says() -> None:
     drawn = problems(40_000, Mix(zipf=1.0))
     families = Counter(p.family for p in drawn)
-    for family, share in zip("tmps", Mix().families, strict=True):
+    for family, share in zip("tms", Mix().families, strict=True):
         assert abs(families[family] / 40_000 - share) < 0.01
-    tables = Counter(p.prompt[1:3] for p in drawn if p.family == "t")
+    tables = Counter(p.opening[1:] for p in drawn if p.family == "t")
     assert abs(tables["AA"] / tables["AB"] - 2) < 0.25
     assert abs(tables["AA"] / tables["AJ"] - 10) < 3
 
@@ -54,24 +51,35 @@ def test_what_is_held_out_is_never_learnt_whatever_the_seed() -> None:
 
 
 def test_noise_spoils_one_token_and_junk_is_neither_family() -> None:
-    clean = {p.prompt: p.answer for p in problems(60_000)}
+    clean = {p.opening + p.asked: p.answer for p in problems(60_000)}
     bench, rng = BenchS(Mix(noise=0.5, junk=0.25)), random.Random(9)
     texts = [bench.learnt(rng) for _ in range(8_000)]
     assert abs(sum(p.family == "junk" for p in texts) / 8_000 - 0.25) < 0.02
-    known = [p for p in texts if p.prompt in clean and p.family != "junk"]
-    wrong = [sum(a != b for a, b in zip(p.answer, clean[p.prompt], strict=True)) for p in known]
+    known = [(p, clean[p.opening + p.asked]) for p in texts if p.opening + p.asked in clean]
+    wrong = [sum(a != b for a, b in zip(p.answer, right, strict=True)) for p, right in known]
     assert set(wrong) == {0, 1}
     assert abs(np.mean(wrong) - 0.5) < 0.05
 
 
-def test_a_block_is_a_function_of_seed_and_step_and_hides_prompts() -> None:
+def test_a_block_is_a_function_of_seed_and_step_and_hides_what_is_asked() -> None:
     bench = BenchS()
     block = bench.block(3, 7, 256)
     assert np.array_equal(block, BenchS().block(3, 7, 256))
     assert not np.array_equal(block[:5, :8], bench.block(4, 7, 256)[:5, :8])
     sizes = [int((bench.block(3, step, 256) != ~END).sum()) for step in range(200)]
     assert abs(np.mean(sizes) - 256) < 3
-    row = encode([Problem("t", "tAAab=", "cd"), Problem("t", "tAAabc=", "cde")])[0]
-    assert [TOKENS[~i] for i in row[:6]] == list("tAAab=")
-    assert row[6:].tolist() == [ID["c"], ID["d"], END, ~END, ~END]
+    short, long = encode([Problem("t", "tAA", "ab", "cd"), Problem("t", "tAA", "abc", "cde")])
+    asked = [ID[c] for c in "tAAab"]
+    assert short.tolist() == [
+        *(~i for i in asked[:4]),
+        ID["c"],
+        ~asked[4],
+        ID["d"],
+        END,
+        ~END,
+        ~END,
+    ]
+    assert [TOKENS[i if i >= 0 else ~i] for i in long] == list("tAAacbdce;")
+    (junk,) = encode([Problem("junk", "a", "", "bc")])
+    assert junk.tolist() == [~ID["a"], ID["b"], ID["c"], END]
     assert len(TOKENS) == len(set(TOKENS)) <= 64

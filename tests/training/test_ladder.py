@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 import torch
 
 from capax.training import ladder
-from capax.training.bench_s import BenchS, Mix
+from capax.training.bench_s import END, ID, TOKENS, BenchS, Mix
 from capax.training.documents import begun
 from capax.training.ladder import LADDER, RATIOS, Exam, Rung, climb, n_params_of, train_once
 from capax.training.ladder_targets import (
@@ -105,21 +105,20 @@ def test_the_score_is_greedy_exact_match() -> None:
         model.model.embed_tokens.weight.mul_(8)
     losses, right = exam.measure(model)
     assert losses.shape == right.shape == (40,)
-    from capax.training.bench_s import END, ID
-
     for problem, is_right in zip(exam.problems, right, strict=True):
-        ids = [ID[c] for c in problem.prompt]
-        for _ in range(len(problem.answer) + 1):
+        ids, said = [ID[c] for c in problem.opening], []
+        for asked in (*problem.asked, ""):  # turn by turn, on its own answers; then the end
+            ids += [ID[asked]] if asked else []
             with torch.no_grad():
                 ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-        wanted = [ID[c] for c in problem.answer] + [END]
-        assert (ids[len(problem.prompt) :] == wanted) == bool(is_right)
+            said.append(ids[-1])
+        assert (said == [*(ID[c] for c in problem.answer), END]) == bool(is_right)
 
 
 def test_variants(tmp_path: Path, few_steps: None) -> None:
     model = begun(TINY.shape(), 1)
     half = pruned(model, 0.5)
-    n_matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - 44 * 32
+    n_matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - len(TOKENS) * 32
     assert n_zeros(half) == n_matrices // 2
     assert n_zeros(model) == 0
     assert torch.equal(half.model.embed_tokens.weight, model.model.embed_tokens.weight)
@@ -135,7 +134,7 @@ def test_variants(tmp_path: Path, few_steps: None) -> None:
     for name, per_weight in (("F16", 16), ("Q8_0", 8.5), ("Q4_1", 5)):
         bits = bits_in_file(model, name, tmp_path / f"{name}.gguf")
         assert bits["without_embedding"] == n_matrices * per_weight + n_vectors * 32
-        assert bits["all"] - bits["without_embedding"] == 44 * 32 * per_weight
+        assert bits["all"] - bits["without_embedding"] == len(TOKENS) * 32 * per_weight
         assert per_weight == encoding_named(name).bits_per_weight
 
     twice = looped(TINY, 1)

@@ -13,7 +13,7 @@ from capax.cli.console import console
 from capax.cli.training import needs_torch
 from capax.errors import ConfigError
 
-SIZES = ("19k", "28k", "37k", "62k")
+SIZES = ("12k", "19k", "28k", "37k", "62k", "93k")
 
 
 @click.command("ladder")
@@ -22,7 +22,7 @@ SIZES = ("19k", "28k", "37k", "62k")
     help="Folder of the runs; one that exists is continued.",
 )  # fmt: skip
 @click.option(
-    "--size", "sizes", type=click.Choice(SIZES), multiple=True, default=SIZES[:3],
+    "--size", "sizes", type=click.Choice(SIZES), multiple=True, default=SIZES[:4],
     show_default=True, help="Parameters of a model without its embedding; give it several times.",
 )  # fmt: skip
 @click.option(
