@@ -56,6 +56,7 @@ def test_sampling_and_continuing(tmp_path: Path, tasks: Path) -> None:
     assert "was begun with seed 0, not 1" in other.stderr
     limited = capax(tmp_path, *arguments, "-N", "600", "--max-total-tokens", "200")
     assert json.loads(limited.stdout)["status"] == "limited"
+    assert limited.returncode == 4  # finished partly; the same command goes on
 
 
 def test_a_bad_task_is_named(tmp_path: Path, tasks: Path) -> None:

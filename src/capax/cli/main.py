@@ -18,7 +18,7 @@ from capax.cli.console import Console
 from capax.cli.lazy import LazyGroup, common_options
 from capax.errors import CapacityError, CapaxError
 
-FAILED, MISUSE, DOES_NOT_FIT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
+FAILED, MISUSE, DOES_NOT_FIT, PARTLY, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 4, 130, 141
 
 # Name -> (module, one line), in the order somebody new needs them. The line stands here so
 # that 'capax --help' imports no command.

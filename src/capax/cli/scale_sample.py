@@ -10,6 +10,7 @@ import click
 
 from capax.cli.asked import Where, progress_of, where_options
 from capax.cli.console import console
+from capax.cli.main import PARTLY
 from capax.cli.options import json_option, model_argument
 from capax.cli.run_reports import report_what_is_there
 
@@ -84,7 +85,7 @@ def command(
     TASKS is JSONL: {"id", "prompt" or "messages", "reference", "checker"}; checkers are exact,
     numeric, choice, symbolic, and unit_tests for lines of HumanEval, run in a sandbox. The same
     command with the same --out goes on where it was stopped, in whatever way; a higher --samples
-    extends a finished run.
+    extends a finished run. Exit code 4: --max-total-tokens was reached first.
     """
     from capax import SamplingParams
     from capax.endpoints import Ledger
@@ -119,10 +120,12 @@ def command(
     if as_json:
         report = {"run": str(path), "status": status, "n_samples": n_samples}
         click.echo(json.dumps({**report, "ledger": ledger.to_dict()}, indent=2))
-        return
-    totals = ledger.totals
-    click.echo(f"{path}: {n_samples:,} samples of {len(tasks):,} tasks, {status}")
-    console().note(
-        f"{totals.prompt_tokens:,} prompt tokens, {totals.completion_tokens:,} new; "
-        f"next: capax scale coverage {path}"
-    )
+    else:
+        totals = ledger.totals
+        click.echo(f"{path}: {n_samples:,} samples of {len(tasks):,} tasks, {status}")
+        console().note(
+            f"{totals.prompt_tokens:,} prompt tokens, {totals.completion_tokens:,} new; "
+            f"next: capax scale coverage {path}"
+        )
+    if status == "limited":
+        click.get_current_context().exit(PARTLY)
