@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from capax.errors import ConfigError
-from capax.measuring.densing_law import Ruler, fit_loss, fit_score, resampled_rulers
+from capax.measuring.densing_law import (
+    Ruler,
+    drawn_params,
+    fit_loss,
+    fit_score,
+    middle_of,
+    resampled_rulers,
+)
 
 Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -167,7 +174,6 @@ def loss_study(points: Sequence[Row]) -> dict[str, Any]:
             gate("fitted_error", mine["fitted"], GATES["fitted_error"]),
             gate("held_out_error", mine["held_out"], GATES["held_out_error"]),
             gate("better_than_size_alone", mine["held_out"], errors["N only"]["held_out"]),
-            gate("exponents_positive", min(alpha, beta), 0.0, at_least=True),
         ],
     }
 
@@ -263,7 +269,7 @@ def target_gates(placed: Mapping[str, Row]) -> list[dict[str, Any]]:
         better, noisy = placed["better data"], placed["noisy data"]
         high, low = better["interval_80"], noisy["interval_80"]
         holds("better data > 1 > noisy data", (better["rho"] or 0) > 1 > (noisy["rho"] or 0) > 0)
-        holds("their 80 % intervals are apart", bool(high and low) and high[0] > low[1])
+        holds("their 80 % intervals are apart", bool(high and low and low[1]) and high[0] > low[1])
     own = placed["self"]
     if own["rho"] and "pruned 50%" in placed:
         holds("pruned 50% below its parent", (placed["pruned 50%"]["rho"] or 0) < own["rho"])
@@ -277,8 +283,11 @@ def target_gates(placed: Mapping[str, Row]) -> list[dict[str, Any]]:
     return gates
 
 
-def _within(value: float | None, bounds: Sequence[float] | None) -> bool:
-    return bool(value and bounds) and bounds[0] <= value <= bounds[1]
+def _within(value: float | None, bounds: Sequence[float | None] | None) -> bool:
+    if not value or not bounds:
+        return False
+    low, high = bounds
+    return (low or 0.0) <= value <= (np.inf if high is None else high)
 
 
 def training_error(targets: Sequence[Row]) -> dict[str, Any] | None:
@@ -347,21 +356,20 @@ class Placing:
             picks = rng.integers(0, len(answers.losses), len(answers.losses))
             training = rng.choice(self._of_loss) ** runs**-0.5
             loss = answers.losses[picks].mean() * training
-            by_loss.append(ruler.effective_params(loss=loss)[0])
+            by_loss.append(drawn_params(ruler.effective_params(loss=loss)))
             score = answers.right[picks].mean() + rng.choice(self._of_score)
-            if not 1e-6 < ruler.share(score) < 1 - 1e-6:
-                continue
-            loss = ruler.loss_of_score(score) * training
-            by_score.append(ruler.effective_params(loss=loss)[0])
-        return [v for v in by_loss if v], [v for v in by_score if v]
+            if 1e-6 < ruler.share(score) < 1 - 1e-6:
+                loss = ruler.loss_of_score(score) * training
+                by_score.append(drawn_params(ruler.effective_params(loss=loss)))
+            else:
+                by_score.append(drawn_params(ruler.effective_params(score)))
+        return by_loss, by_score
 
 
-def interval(values: Sequence[float], share: float) -> list[float] | None:
-    """Return the middle `share` of the values; None of fewer than 20."""
-    if len(values) < 20:
-        return None
-    low, high = np.quantile(values, ((1 - share) / 2, (1 + share) / 2))
-    return [float(low), float(high)]
+def interval(values: Sequence[float], share: float) -> list[float | None] | None:
+    """Return the middle `share` of the values; None for an end without bound."""
+    bounds = middle_of(values, share)
+    return bounds and [x if np.isfinite(x) else None for x in bounds]
 
 
 def sensitivity(ruler: Ruler, targets: Sequence[Row], factor: float = 5.0) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+UNBOUNDED = 100.0  # where an interval without an upper end is cut off
+
 
 def picture(found: dict[str, Any], path: Path) -> None:
     """Write three panels; the last one shows losses where there is no ruler."""
@@ -64,7 +66,8 @@ def _targets(axes: Any, found: dict[str, Any]) -> None:
         return
     for place, row in zip(places, rows, strict=True):
         if row["rho"]:
-            axes.plot(row["interval_80"] or [row["rho"]] * 2, [place] * 2, color="C0", lw=2)
+            low, high = row["interval_80"] or (row["rho"], row["rho"])
+            axes.plot([low, UNBOUNDED if high is None else high], [place] * 2, color="C0", lw=2)
             axes.plot(row["rho"], place, "o", color="C0", ms=5)
             axes.plot(row["predicted_rho"], place, "|", color="#666", ms=9)
     axes.axvline(1, color="#999", lw=0.8)

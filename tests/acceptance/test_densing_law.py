@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from capax.measuring.densing_law import (
     combined_doubling,
     density,
     doubling_days,
+    drawn_params,
     fit_loss,
     fit_score,
     fit_trend,
@@ -208,6 +211,37 @@ def test_self_density_lies_in_its_interval() -> None:
     assert inside >= 7
 
 
+def test_draws_that_cannot_tell_stay_in_the_interval() -> None:
+    ruler = truth()
+    floor = ruler.b * ruler.d0**-ruler.beta
+    loss = floor * 1.001  # a little above what an infinite reference reaches
+    higher = replace(ruler, b=ruler.b * 1.01)  # there it is out of reach
+    result = density(ruler, 3e5, loss=loss, rulers=[ruler] * 70 + [higher] * 30)
+    assert result.interval == (pytest.approx(result.rho), math.inf)
+    assert len(result.draws) == 100
+    few = density(ruler, 3e5, loss=loss, rulers=[ruler] * 97 + [higher] * 3)
+    assert few.interval == (pytest.approx(result.rho), pytest.approx(result.rho))
+    guess = ruler.d - 0.01
+    assert drawn_params(ruler.effective_params(guess)) == 0
+    assert drawn_params(ruler.effective_params(ruler.c + ruler.d)) == math.inf
+
+
+def test_sizes_that_are_off_as_a_whole_widen_the_interval() -> None:
+    ruler = truth()
+    points, marks = ladder(ruler), scores(ruler)
+    rng = np.random.default_rng(3)
+    sizes, of_size = np.unique(points[:, 0], return_inverse=True)
+    apart, by_size = points.copy(), points.copy()
+    by_size[:, 2] *= np.exp(0.03 * rng.normal(size=len(sizes)))[of_size]
+    apart[:, 2] *= np.exp(0.03 * rng.normal(size=len(points)))
+    spread = []
+    for table in (apart, by_size):
+        fitted = Ruler.fit(table, marks, CENTRE[1], 0.1)
+        alphas = [r.alpha for r in resampled_rulers(fitted, table, marks, 60)]
+        spread.append(np.std(alphas) / fitted.alpha)
+    assert spread[1] > 1.5 * spread[0]
+
+
 def test_what_the_ruler_cannot_tell_has_a_status_and_no_number() -> None:
     ruler = truth()
     floor = ruler.b * ruler.d0**-ruler.beta
@@ -311,6 +345,7 @@ def test_order_of_the_table_and_dates_that_coincide() -> None:
     by_hand = np.polyfit([0, 100, 200, 300], np.log([1.0, 3.0, 3.0, 8.0]), 1)
     assert (trend.growth, trend.intercept) == pytest.approx(tuple(by_hand))
     assert frontier(days, rho) == [True, False, True, False, True]
+    assert frontier([0, 0, 5], [2.0, 2.0, 2.0]) == [True, True, False]
     with pytest.raises(ConfigError, match="three release dates"):
         fit_trend([0, 1, 1], [1.0, 2.0, 3.0])
     with pytest.raises(ConfigError, match="densities positive"):
@@ -350,11 +385,45 @@ def test_tables_in_densities_out(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (rho[-1], document["models"][-1]["status"]) == (None, "at or below chance")
     assert document["trend"]["doubling_days"] == pytest.approx(91.3, abs=1)
     assert [m["is_frontier"] for m in document["models"]] == [False, True] * 4 + [False]
+    # Rulers drawn widen the interval of the growth, and an interval may have no upper end.
+    assert main.run([*arguments, "--draws", "40", "--json"]) == 0
+    drawn = json.loads(capsys.readouterr().out)
+    assert drawn["trend"]["growth"] == document["trend"]["growth"]
+    assert all("draws" not in m for m in drawn["models"])
+    assert all(len(m["interval"]) == 2 for m in drawn["models"][:-1])
     again = [*arguments[:3], "--ruler", str(ruler), *arguments[-4:]]
     assert main.run(again) == 0
     text = capsys.readouterr().out
     assert "at or below chance" in text
     assert "doubling" in text
+
+
+def test_errors_of_rulers_widen_the_growth() -> None:
+    days, rho = releases(np.random.default_rng(1), 0.007)
+    alone = fit_trend(days, rho).growth_interval
+    # A ruler that is off bends the growth: large models are denser on it, or less dense.
+    slopes = 0.003 * np.random.default_rng(2).normal(size=100)
+    draws = np.asarray(rho) * np.exp(slopes[:, None] * (np.asarray(days) - np.mean(days)))
+    low, high = fit_trend(days, rho, draws=draws).growth_interval
+    assert high - low > 1.5 * (alone[1] - alone[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ruler", "r.json", "--ladder", "l.csv"], "leave out --ladder"),
+        (["--ruler", "r.json", "--save-ruler", "s.json"], "leave out --save-ruler"),
+        (["--ladder", "l.csv", "--tokens", "1e6"], "--scores lacks"),
+        (["--save-ruler", "s.json"], "--ladder, --scores, --tokens lacks"),
+    ],
+)
+def test_options_that_would_be_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    path = tmp_path / "models.csv"
+    path.write_text("model,date,density\na,2024-01-01,1\n")
+    assert main.run(["measure", "density", str(path), *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from capax.cli.options import json_option
 from capax.cli.recording import data_of, host_facts, keep, record_folder, record_option
 
 if TYPE_CHECKING:
-    from capax.measuring.densing_law import Ruler
+    from capax.measuring.densing_law import Floats, Ruler
 
 
 @click.command("density")
@@ -68,6 +68,16 @@ def command(
     from capax.measuring.figures import density_figures
     from capax.measuring.records import Model, Record, now, versions
 
+    of_ladder = {"--ladder": ladder, "--scores": scores, "--tokens": tokens}
+    given = [name for name, value in of_ladder.items() if value is not None]
+    if ruler_file is not None and (given or save_ruler is not None):
+        extra = ", ".join(given or ["--save-ruler"])
+        raise ConfigError(f"--ruler is a whole ruler; leave out {extra}")
+    if 0 < len(given) < 3 or (save_ruler is not None and not given):
+        lacking = ", ".join(name for name in of_ladder if name not in given)
+        raise ConfigError(
+            f"a ruler is fitted from --ladder, --scores and --tokens: {lacking} lacks"
+        )
     folder = record_folder(record)
     rows = read_table(table, ("model", "date"))
     ruler: Ruler | None = None
@@ -91,7 +101,7 @@ def command(
     days, densities = [m["day"] for m in known], [m["rho"] for m in known]
     trend, reason = None, ""
     try:
-        trend = law.report(law.fit_trend(days, densities, seed=seed))
+        trend = law.report(law.fit_trend(days, densities, draws=_draws_of(known), seed=seed))
     except ConfigError as e:
         reason = str(e)
     content = json.dumps([rows, ruler and ruler.to_json()]).encode()
@@ -110,10 +120,37 @@ def command(
         ),
     )
     if as_json:
-        document = {"models": models, "trend": trend, "ruler": ruler and ruler.to_json()}
+        shown = [_without_draws(model) for model in models]
+        document = {"models": shown, "trend": trend, "ruler": ruler and ruler.to_json()}
         click.echo(json.dumps(document, indent=2))
         return
     _show(models, trend, reason)
+
+
+def _draws_of(models: Sequence[Mapping[str, Any]]) -> Floats | None:
+    """Return [draws, models] of the densities on each ruler that was drawn; None without any.
+
+    A density that the table gives is the same on all. A ruler that cannot place every model cannot
+    say how they grow, and is left out.
+    """
+    import numpy as np
+
+    n_draws = max((len(m.get("draws", ())) for m in models), default=0)
+    if not n_draws:
+        return None
+    drawn = np.array([m.get("draws") or [m["rho"]] * n_draws for m in models]).T
+    drawn = drawn[np.all(np.isfinite(drawn) & (drawn > 0), axis=1)]
+    return drawn if len(drawn) else None
+
+
+def _without_draws(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model as JSON has it: an interval without an upper end has null there."""
+    from math import isfinite
+
+    shown = {name: value for name, value in model.items() if name != "draws"}
+    if shown.get("interval"):
+        shown["interval"] = [bound if isfinite(bound) else None for bound in shown["interval"]]
+    return shown
 
 
 def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:

@@ -241,16 +241,23 @@ def resampled_rulers(
 ) -> list[Ruler]:
     """Refit the ruler on its own points with their residuals drawn again.
 
-    What cannot be fitted in a draw is left out of the list.
+    The points of a size share most of their error, so a residual of the ladder is drawn in two
+    parts: the mean of some size for a whole size, and what is left for each point. What cannot be
+    fitted in a draw is left out of the list.
     """
     rng = np.random.default_rng(seed)
     n, d, losses = _columns(ladder, 3, "ladder")
     x, y = _columns(scores, 2, "scores")
     fitted = ruler.a * n**-ruler.alpha + ruler.b * d**-ruler.beta
     curve = ruler.c * _sigmoid(ruler.gamma * (x - ruler.l)) + ruler.d
+    residuals = np.log(losses / fitted)
+    sizes, of_size = np.unique(n, return_inverse=True)
+    shared = np.bincount(of_size, residuals) / np.bincount(of_size)
+    left = residuals - shared[of_size]
     rulers = []
     for _ in range(n_draws):
-        drawn = fitted * rng.choice(losses / fitted, len(losses))
+        error = rng.choice(shared, len(sizes))[of_size] + rng.choice(left, len(left))
+        drawn = fitted * np.exp(error)
         drawn_scores = (curve + rng.choice(y - curve, len(y))).clip(0, 1)
         try:
             law = fit_loss(n, d, drawn, ruler)
@@ -276,8 +283,8 @@ class Density:
     """Where a model stands on a ruler; None where `status` says that the ruler cannot tell.
 
     `rho_mem`: effective parameters x 16 / the bits of all weights. `rho_flop`: effective / active
-    parameters. `interval`: 90 %, over the resampled rulers. `error_per_point`: by how much
-    ln(rho) moves per percentage point of score.
+    parameters. `interval`: 90 %, over the resampled rulers; its upper end is infinite where many of
+    them cannot tell. `error_per_point`: by how much ln(rho) moves per percentage point of score.
     """
 
     status: Status
@@ -287,6 +294,7 @@ class Density:
     rho_flop: float | None = None
     error_per_point: float | None = None
     interval: tuple[float, float] | None = None
+    draws: tuple[float, ...] = ()  # rho on each resampled ruler
 
 
 def density(
@@ -312,12 +320,7 @@ def density(
     effective, status = ruler.effective_params(score, loss=loss)
     if effective is None:
         return Density(status)
-    drawn = [r.effective_params(score, loss=loss)[0] for r in rulers]
-    known = [x / n_params for x in drawn if x is not None]
-    interval = None
-    if len(known) >= 20:
-        low, high = np.quantile(known, (0.05, 0.95))
-        interval = (float(low), float(high))
+    draws = [drawn_params(r.effective_params(score, loss=loss)) / n_params for r in rulers]
     amplified = None
     if loss is None and score is not None:
         amplified = ruler.error_per_point(score, effective)
@@ -328,8 +331,29 @@ def density(
         rho_mem=effective * 16 / weight_bits if weight_bits else None,
         rho_flop=effective / active_params if active_params else None,
         error_per_point=amplified,
-        interval=interval,
+        interval=middle_of(draws, 0.9),
+        draws=tuple(draws),
     )
+
+
+def drawn_params(found: tuple[float | None, Status]) -> float:
+    """Return the effective parameters of a draw: infinite above what its ruler can tell, 0 below.
+
+    Leaving such draws out would pull the end of an interval towards the middle.
+    """
+    effective, status = found
+    if effective is not None:
+        return effective
+    return 0.0 if status == "at or below chance" else math.inf
+
+
+def middle_of(values: Sequence[float], share: float) -> tuple[float, float] | None:
+    """Return the bounds of the middle `share`, which may be infinite; None of fewer than 20."""
+    if len(values) < 20:
+        return None
+    ends = ((1 - share) / 2, (1 + share) / 2)
+    low, high = np.quantile(values, ends, method="inverted_cdf")
+    return float(low), float(high)
 
 
 # --- the law ------------------------------------------------------------------------------
@@ -412,12 +436,12 @@ def fit_trend(
 
 
 def frontier(days: Sequence[float], densities: Sequence[float]) -> list[bool]:
-    """Tell of each model whether it was the densest at its release."""
+    """Tell of each model whether it was the densest at its release; of equal ones the first day."""
+    table = list(zip(days, densities, strict=True))
     return [
-        all(other < rho or j == i for j, (t, other) in enumerate(zip(days, densities, strict=True))
-            if t <= days[i])
-        for i, rho in enumerate(densities)
-    ]  # fmt: skip
+        all(other < rho or (other == rho and t == day) for t, other in table if t <= day)
+        for day, rho in table
+    ]
 
 
 def doubling_days(growth: float) -> float:
